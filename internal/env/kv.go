@@ -10,7 +10,8 @@ import (
 // (with the cluster prefix). Control plane only: it may allocate.
 type KV interface {
 	// Txn runs t atomically. On an error the outcome is unknown, unless the
-	// error is ErrKVTooLarge.
+	// error is ErrKVTooLarge, ErrKVNoLease or ErrKVInvalid: then nothing was
+	// done, and the same request will not do better next time.
 	Txn(t *Txn, timeout time.Duration, done func(*TxnResponse, error))
 	Grant(ttlSeconds int64, timeout time.Duration, done func(LeaseID, error))
 	// KeepAlive refreshes the lease once. ttlSeconds 0 means: expired.
@@ -33,7 +34,8 @@ type Txn struct {
 }
 
 // CompareTarget is the property of a key that a Compare looks at. A missing
-// key has 0 in all of them (and an empty value).
+// key has 0 in all of them, but no value: a CompareValue of it never holds,
+// whatever the relation.
 type CompareTarget uint8
 
 const (
@@ -73,7 +75,8 @@ const (
 )
 
 // KVOp is one operation of a transaction. End makes KVGet and KVDelete work on
-// the range [Key, End).
+// the range [Key, End). A transaction must not put a key twice, nor put and
+// delete the same key.
 type KVOp struct {
 	Kind  KVOpKind
 	Key   string
@@ -118,7 +121,7 @@ type WatchResponse struct {
 	Revision int64
 	Events   []WatchEvent
 	// Compacted is set together with Err = ErrKVCompacted: the first revision
-	// that still exists.
+	// from which a watch may begin without missing a change.
 	Compacted int64
 	Err       error
 }
@@ -146,4 +149,5 @@ var (
 	ErrKVCompacted   = errors.New("etcd has compacted the wanted revision")
 	ErrKVTooLarge    = errors.New("etcd refuses the request as too large: " +
 		"start etcd with --max-txn-ops=100000 --max-request-bytes=104857600")
+	ErrKVInvalid = errors.New("etcd refuses the request")
 )
