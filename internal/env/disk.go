@@ -33,6 +33,7 @@ type DiskInfo struct {
 	AtomicWriteBytes        int   // largest write that is never torn; at least BlockBytes
 	DiscardGranularityBytes int64 // 0 = discard is not supported
 	Rotational              bool
+	DeviceID                string // serial number or wwid of the device below; "" = unknown
 }
 
 // Disk is one open disk. Requests may complete in any order and nothing orders

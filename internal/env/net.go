@@ -9,7 +9,8 @@ import (
 type Net interface {
 	// Listen accepts streams on addr (port 0 = any free one). For each,
 	// accept returns the handler; the stream is connected already and
-	// StreamHandler.Connected is not called.
+	// StreamHandler.Connected is not called. A nil handler refuses: the
+	// stream is closed.
 	Listen(addr netip.AddrPort, accept func(Stream) StreamHandler) (Listener, error)
 	// Dial starts connecting and returns at once; h.Connected or h.Closed
 	// follows. The caller limits the time with a Timer and Close.
@@ -24,18 +25,37 @@ type Listener interface {
 
 // Stream is one ordered, reliable, full-duplex byte stream.
 type Stream interface {
-	// Send queues op.Parts. They must stay unchanged until op.Done. Streams
-	// flush once per loop iteration, so many sends share one system call.
+	// Send queues op.Parts, also before the stream is connected. They must stay
+	// unchanged until op.Done. Streams flush once per loop iteration, so many
+	// sends share one system call. Sends complete in order.
 	Send(op *SendOp)
 	// PauseRead stops Received until ResumeRead: back-pressure on the peer.
+	// The end of the stream may be reported meanwhile or afterwards.
 	PauseRead()
 	ResumeRead()
 	// Close ends the stream at once. Queued sends complete with
-	// ErrStreamClosed; no method of the handler is called any more.
+	// ErrStreamClosed (after Close has returned); no method of the handler is
+	// called any more.
 	Close()
 	LocalAddr() netip.AddrPort
 	RemoteAddr() netip.AddrPort
 }
+
+// Prioritized is what a Stream may also be. Streams of a lower Priority are
+// flushed before others in an iteration; the default is PriorityNormal.
+type Prioritized interface {
+	SetPriority(p Priority)
+}
+
+// Priority is an order among streams that have something to send.
+type Priority uint8
+
+const (
+	PriorityFirst  Priority = iota // other replicas, which work while we do the rest
+	PriorityNormal                 // clients
+	PriorityLast                   // background
+	PriorityCount
+)
 
 // StreamHandler is told what happens on a stream.
 type StreamHandler interface {
@@ -48,7 +68,8 @@ type StreamHandler interface {
 	// a piece of the shared buffer, valid only during the call.
 	Received(b []byte)
 	// Closed is the last call: the peer closed (io.EOF), the connection
-	// broke or could not be made. Queued sends have completed before.
+	// broke or could not be made. Queued sends have completed before, with
+	// ErrStreamClosed.
 	Closed(err error)
 }
 
