@@ -262,7 +262,7 @@ func TestLargestCodes(t *testing.T) {
 		fillRandom(whole[:k], 9)
 		must(t, c.Encode(whole[:k], whole[k:]))
 		damaged := cloneChunks(whole)
-		want, have := Roles(upTo(m)...), Roles(upTo(k + m)...)
+		want, have := Roles(upTo(m)...), Roles(upTo(k+m)...)
 		for r := range m {
 			have.Remove(r)
 			clear(damaged[r])
