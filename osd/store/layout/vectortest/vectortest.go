@@ -7,6 +7,7 @@
 package vectortest
 
 import (
+	"bytes"
 	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
@@ -16,6 +17,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -185,7 +187,20 @@ func (v *Vector) load(t testing.TB) {
 	}
 }
 
+// unpacked keeps what was read: unpacking is slow, and many tests load the
+// same devices.
+var unpacked sync.Map // file name -> []byte
+
 func gunzip(t testing.TB, name string) []byte {
+	t.Helper()
+	b, ok := unpacked.Load(name)
+	if !ok {
+		b, _ = unpacked.LoadOrStore(name, unpack(t, name))
+	}
+	return bytes.Clone(b.([]byte))
+}
+
+func unpack(t testing.TB, name string) []byte {
 	t.Helper()
 	f, err := os.Open(name)
 	if err != nil {
