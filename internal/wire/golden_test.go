@@ -36,7 +36,9 @@ func chunkVersion(inode meta.Inode, stripe uint64, v meta.Version) meta.ObjectVe
 }
 
 // goldenPackets are all packets of spec wire.md §15: captured from, or
-// accepted by, the reference.
+// accepted by, the reference. Where the spec shows a packet from byte 24 on, or
+// only names its fields (SEC_READ_BMP, the reply of the EC read), the header
+// here follows §1 with id 1.
 var goldenPackets = []struct {
 	name    string
 	bytes   string // without the unused rest of the packet
