@@ -1,0 +1,60 @@
+# Verbs of this project; `make help` lists them. `make test` is what .ci/run calls.
+SHELL := /bin/bash
+GO ?= go
+TAGS := invariants
+export CGO_ENABLED ?= 1
+# What the tests run for real, as command:debian-package.
+NEEDS := gcc:gcc etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2
+
+FUZZTIME ?= 30s
+DURATION ?= 30m
+SEED ?= random
+
+.PHONY: help build test test-integrations race fuzz soak bench lint demo docs deps clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | column -t -s '|'
+
+build: ## compile everything; programs go to bin/
+	$(GO) build ./...
+	@mkdir -p bin
+	@for d in $$(find . -type d -name 'vitastor-*' -not -path './.*' -not -path './bin/*'); do \
+		echo "bin/$$(basename $$d)"; $(GO) build -trimpath -o bin/ $$d || exit 1; done
+
+test: deps ## every fast test (under 20 minutes on 2 cores)
+	$(GO) test -tags $(TAGS) -timeout 18m ./...
+
+test-integrations: deps ## heavier suites: real processes, crash points, race detector
+	$(GO) test -timeout 10m -count=1 ./internal/... ./osd/... -run 'Alloc|Zero'
+	$(GO) test -race -timeout 20m ./internal/...
+
+race: deps ## the tests under the race detector
+	$(GO) test -race -timeout 40m ./...
+
+fuzz: ## every fuzz target for FUZZTIME each (default 30s)
+	$(GO) -C internal/tools run ./fuzzall -root ../.. -time $(FUZZTIME)
+
+soak: ## hours of random histories: make soak SEED=... DURATION=30m
+	$(GO) -C internal/tools run ./soak -root ../.. -seed $(SEED) -duration $(DURATION)
+
+bench: ## the table of figures, paired with C and raw I/O in the same run
+	$(GO) run ./internal/bench
+
+lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags $(TAGS) ./...
+	@mkdir -p bin
+	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck -tags $(TAGS) ./...
+	$(GO) mod verify >/dev/null
+
+deps: ## install what the tests run (Debian packages), if missing
+	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || PATH=$$PATH:/usr/sbin:/sbin command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
+	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
+		if [ "$$(id -u)" != 0 ]; then echo "run as root: apt-get install$$missing"; exit 1; fi; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+clean: ## remove what build made
+	rm -rf bin
