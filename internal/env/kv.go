@@ -7,7 +7,8 @@ import (
 
 // KV is the cluster's configuration store, with etcd's data model: a flat map
 // of keys with revisions, leases, transactions and watches. Keys are full keys
-// (with the cluster prefix). Control plane only: it may allocate.
+// (with the cluster prefix). Control plane only: it may allocate. Requests in
+// flight at the same time are not ordered.
 type KV interface {
 	// Txn runs t atomically. On an error the outcome is unknown, unless the
 	// error is ErrKVTooLarge, ErrKVNoLease or ErrKVInvalid: then nothing was
@@ -140,6 +141,13 @@ type Watch interface {
 	// Cancel ends the watch; the handler is not called any more.
 	Cancel()
 }
+
+// The options that etcd has to be started with (etcd.md §5): --max-txn-ops and
+// --max-request-bytes.
+const (
+	KVMaxTxnOps       = 100_000
+	KVMaxRequestBytes = 100 << 20
+)
 
 // Errors of KV. Others are possible and mean the same as ErrKVUnavailable.
 var (

@@ -81,6 +81,9 @@ func checkDiskReadBack(t *testing.T, w *World) {
 		t.Run(name, func(t *testing.T) {
 			src, dst := pattern(w.Alloc(t, 4096), 1), w.Alloc(t, 3*4096)
 			w.withDisk(t, func(d env.Disk, finish func()) {
+				if flags == env.DiskAtomic { // the rest of dst stays zero, as that of src
+					clear(src[min(len(src), d.Info().AtomicWriteBytes):])
+				}
 				want := func(err error) {
 					if err != nil {
 						t.Errorf("error %v", err)
@@ -89,6 +92,9 @@ func checkDiskReadBack(t *testing.T, w *World) {
 				read := &env.DiskOp{Kind: env.DiskRead, Offset: 4096, Iov: [][]byte{dst[:4096], dst[4096:]}}
 				sync := &env.DiskOp{Kind: env.DiskSync}
 				write := &env.DiskOp{Kind: env.DiskWrite, Flags: flags, Offset: 8192, Buf: src}
+				if flags == env.DiskAtomic {
+					write.Buf = src[:min(len(src), d.Info().AtomicWriteBytes)]
+				}
 				do(t, d, write, func(err error) {
 					want(err)
 					do(t, d, sync, func(err error) {
