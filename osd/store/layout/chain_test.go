@@ -247,6 +247,33 @@ func TestRedirectMatches(t *testing.T) {
 	}
 }
 
+func TestCopySources(t *testing.T) {
+	g := geometry(t, 131072, 0)
+	for chain, want := range map[string]string{
+		"B1 S2 S3 =B3":             "3 2",
+		"b1 c1 s2 s3 c3 =B3":       "4 3",
+		"b1 c1 s2 s3 s4 r3 c3 =B3": "4 3", // the rolled back write was not copied
+		"B1 S2 I3 =B3":             "2",
+		"B1 S2 B3":                 "", // a full overwrite
+		"B1 S2 =B2 S3 =B3":         "3",
+		"B1 S2 D":                  "",
+		"B1 S2":                    "",
+		"B1":                       "",
+	} {
+		var got []string
+		_, sources := chainOf(t, g, chain).CopySources()
+		for _, e := range sources {
+			got = append(got, fmt.Sprint(e.LSN()))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: %v, want %q", chain, got, want)
+		}
+	}
+	if _, sources := (layout.Chain{}).CopySources(); sources != nil {
+		t.Error(sources)
+	}
+}
+
 // Walking a chain and verifying allocates nothing.
 func TestChainAllocations(t *testing.T) {
 	g := geometry(t, 131072, 0)

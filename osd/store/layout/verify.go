@@ -91,3 +91,30 @@ func (c Chain) KeepsMismatch(g *Geometry, writeThrough bool) bool {
 	written := c[0].IntBitmap(g)
 	return written.Any(0, from) || written.Any(to, g.Granules())
 }
+
+// CopySources are the small writes, newest first, whose data a compaction has
+// copied into the block of the newest overwrite entry, as far as they are
+// still on the disk: on a cached disk of release 3.0.8 the copy may have been
+// lost in a power failure (spec §7.3, D3). None are returned unless the entry
+// is certainly a compaction result: it shares its LSN with an entry under it.
+//
+// If the buffer range of a source is not claimed by a live entry and still
+// matches its checksums (VerifyWrite), but the granules in the data block
+// differ and, with checksums, do not match base, the data has to be copied
+// again, oldest source first.
+func (c Chain) CopySources() (base Entry, sources Chain) {
+	live := c.Live()
+	if len(live) == 0 || len(live) == len(c) {
+		return nil, nil
+	}
+	base = live[len(live)-1]
+	if base.Type() != BigWrite || !base.Stable() || c[len(live)].LSN() != base.LSN() {
+		return nil, nil
+	}
+	for w := c[len(live):].Walk(); w.Next() && w.Entry.IsSmall(); {
+		if w.Stable && w.Entry.Type() == SmallWrite && w.Entry.Len() != 0 {
+			sources = append(sources, w.Entry)
+		}
+	}
+	return base, sources
+}
