@@ -315,69 +315,81 @@ func TestPowerLossAgainstOracle(t *testing.T) {
 
 const oracleBlocks = 64
 
-// runOracle writes numbered blocks with up to 8 requests in flight and compares
-// all images of a power loss at many moments with what the rules allow.
+// oracle drives a disk with up to 8 requests in flight and knows what a power
+// loss may leave.
+type oracle struct {
+	*rig
+	rng      *rand.Rand
+	volatile bool
+	number   uint64
+	logs     [oracleBlocks]blockLog
+}
+
+// runOracle compares all images of a power loss at many moments with the rules.
 func runOracle(t *testing.T, seed uint64, volatile bool) {
-	r := newRig(t, seed, DiskConfig{SizeBytes: oracleBlocks * 4096, VolatileCache: volatile, Overlap: OverlapFail})
-	rng := rand.New(rand.NewPCG(seed, 5))
-	var logs [oracleBlocks]blockLog
-	number := uint64(0)
-	start := func() {
-		if rng.IntN(6) == 0 {
-			var covered [oracleBlocks][]uint64
-			for i := range logs {
-				covered[i] = slices.Clone(logs[i].completed)
-			}
-			r.submit(&env.DiskOp{Kind: env.DiskSync, Done: func(*env.DiskOp) {
-				for i := range logs {
-					for _, v := range covered[i] {
-						logs[i].settle(v)
-					}
-				}
-			}})
-			return
-		}
-		n := 1 + rng.IntN(4)
-		at := rng.IntN(oracleBlocks - n + 1)
-		for i := at; i < at+n; i++ {
-			if logs[i].flying != 0 {
-				return
-			}
-		}
-		number++
-		op := &env.DiskOp{Kind: env.DiskWrite, Offset: int64(at) * 4096, Buf: buffer(n * 4096)}
-		for i := range n {
-			binary.LittleEndian.PutUint64(op.Buf[i*4096:], number)
-			binary.LittleEndian.PutUint64(op.Buf[i*4096+4088:], number)
-			logs[at+i].flying = number
-		}
-		if rng.IntN(8) == 0 {
-			op.Flags = env.DiskFUA
-		}
-		v := number
-		op.Done = func(op *env.DiskOp) {
-			for i := at; i < at+n; i++ {
-				logs[i].flying = 0
-				logs[i].completed = append(logs[i].completed, v)
-				if !volatile || op.Flags == env.DiskFUA {
-					logs[i].settle(v)
-				}
-			}
-			pinned.Free(op.Buf)
-		}
-		r.submit(op)
-	}
+	o := &oracle{rng: rand.New(rand.NewPCG(seed, 5)), volatile: volatile}
+	o.rig = newRig(t, seed, DiskConfig{SizeBytes: oracleBlocks * 4096, VolatileCache: volatile, Overlap: OverlapFail})
 	for range 200 {
-		for r.d.InFlight() < rng.IntN(9) {
-			start()
+		for o.d.InFlight() < o.rng.IntN(9) {
+			if o.rng.IntN(6) == 0 {
+				o.startSync()
+			} else {
+				o.startWrite()
+			}
 		}
-		r.w.Step()
-		for _, m := range r.d.PowerLossImages(4) {
-			checkAgainstOracle(t, m, &logs, seed)
+		o.w.Step()
+		for _, m := range o.d.PowerLossImages(4) {
+			checkAgainstOracle(t, m, &o.logs, seed)
 		}
 	}
-	r.n.PowerLoss()
-	checkAgainstOracle(t, r.d.Image(), &logs, seed)
+	o.n.PowerLoss()
+	checkAgainstOracle(t, o.d.Image(), &o.logs, seed)
+}
+
+func (o *oracle) startSync() {
+	var covered [oracleBlocks][]uint64
+	for i := range o.logs {
+		covered[i] = slices.Clone(o.logs[i].completed)
+	}
+	o.submit(&env.DiskOp{Kind: env.DiskSync, Done: func(*env.DiskOp) {
+		for i := range o.logs {
+			for _, v := range covered[i] {
+				o.logs[i].settle(v)
+			}
+		}
+	}})
+}
+
+// startWrite writes a new number to 1..4 blocks, unless they are in use.
+func (o *oracle) startWrite() {
+	n := 1 + o.rng.IntN(4)
+	at := o.rng.IntN(oracleBlocks - n + 1)
+	blocks := o.logs[at : at+n]
+	if slices.ContainsFunc(blocks, func(l blockLog) bool { return l.flying != 0 }) {
+		return
+	}
+	o.number++
+	v := o.number
+	op := &env.DiskOp{Kind: env.DiskWrite, Offset: int64(at) * 4096, Buf: buffer(n * 4096)}
+	for i := range blocks {
+		binary.LittleEndian.PutUint64(op.Buf[i*4096:], v)
+		binary.LittleEndian.PutUint64(op.Buf[i*4096+4088:], v)
+		blocks[i].flying = v
+	}
+	if o.rng.IntN(8) == 0 {
+		op.Flags = env.DiskFUA
+	}
+	op.Done = func(op *env.DiskOp) {
+		for i := range blocks {
+			blocks[i].flying = 0
+			blocks[i].completed = append(blocks[i].completed, v)
+			if !o.volatile || op.Flags == env.DiskFUA {
+				blocks[i].settle(v)
+			}
+		}
+		pinned.Free(op.Buf)
+	}
+	o.submit(op)
 }
 
 func checkAgainstOracle(t *testing.T, m *Image, logs *[oracleBlocks]blockLog, seed uint64) {

@@ -11,28 +11,23 @@ import (
 	"vitastor/internal/invariant"
 )
 
-// loopTurnMin is the time that an immediate timer takes: without it a program
-// that polls would stop the virtual clock.
-const loopTurnMin = time.Microsecond
-
-// tasksPerEventMax stops programs that defer for ever.
-const tasksPerEventMax = 10_000_000
-
 // worldEpochNanos is the time of day when a world starts: 2026-01-01 UTC.
 const worldEpochNanos = 1_767_225_600_000_000_000
 
 // Node is one machine. It has power from the start, and one process at a time.
 type Node struct {
-	w     *World
-	index int
-	name  string
-	addr  netip.Addr
-	off   bool // without power: silent on the network
-	proc  *process
-	runs  uint64 // processes started so far
-	disks []*Disk
-	clock nodeClock
-	host  *host // network stack, see net.go
+	w       *World
+	index   int
+	name    string
+	addr    netip.Addr
+	off     bool // without power: silent on the network
+	proc    *process
+	runs    uint64 // processes started so far
+	disks   []*Disk
+	clock   nodeClock
+	host    *host // network stack, see net.go
+	kvCut   kvDirection
+	program func(*env.Env)
 	// loopCost is the time that the process is busy with each event (slow node).
 	loopCost time.Duration
 }
@@ -88,12 +83,17 @@ func (n *Node) start() {
 	p := &process{node: n, w: n.w, rng: n.w.derive(n.name, n.runs)}
 	// The origin of monotonic time means nothing, and differs to show it.
 	p.origin = env.Instant(p.rng.Int64N(int64(1000 * time.Hour)))
+	p.turn.p = p
 	p.env = env.Env{
 		Clock: p, Rand: p, Exec: p,
+		Net:     &processNet{p},
 		Storage: &processStorage{p},
 		Log:     slog.New(&logHandler{w: n.w, node: n.name}),
 	}
 	n.proc = p
+	if n.w.kv != nil {
+		p.env.KV = &kvClient{n.w.kv, p}
+	}
 	n.w.trace(traceNode, n.index, 1, n.runs)
 }
 
@@ -134,6 +134,9 @@ func (n *Node) endProcess() {
 	}
 	p.dead, n.proc = true, nil
 	p.held, p.timers, p.tasks = nil, env.Timers{}, env.Tasks{}
+	if n.w.kv != nil {
+		n.w.kv.processDied(p)
+	}
 }
 
 // Restart starts a new process after Crash or PowerLoss, with the same disks,
@@ -144,7 +147,19 @@ func (n *Node) Restart() *env.Env {
 	}
 	n.off = false
 	n.start()
+	if n.program != nil {
+		n.Do(n.program)
+	}
 	return n.Env()
+}
+
+// SetProgram says what every process of the node does first, and lets the
+// running one do it now. Fault plans restart nodes; this is what they start.
+func (n *Node) SetProgram(f func(*env.Env)) {
+	n.program = f
+	if n.proc != nil {
+		n.Do(f)
+	}
 }
 
 // Pause stops the process (SIGSTOP): nothing happens in it until Resume, while
@@ -214,123 +229,6 @@ func (c *nodeClock) world(l env.Instant) env.Instant {
 	rate := 1e6 + c.ppm
 	return c.baseWorld + env.Instant(e/rate*1e6+e%rate*1e6/rate+2)
 }
-
-// process is one life of a program on a node; it implements env.Clock, env.Rand
-// and env.Exec. Everything it is asked for after its death does nothing.
-type process struct {
-	node      *Node
-	w         *World
-	rng       *rand.Rand
-	env       env.Env
-	origin    env.Instant
-	dead      bool
-	stopped   bool
-	busyUntil env.Instant
-	held      []event // what happened while stopped
-
-	timers env.Timers  // by the node's local time
-	wakeAt env.Instant // when the next timer event is scheduled; 0 = none
-	tasks  env.Tasks
-	dirty  []*stream // streams with something to flush
-}
-
-// run makes one loop iteration: the event, then what it deferred, then the
-// flush of the streams it sent on.
-func (p *process) run(a actor, arg uint64) {
-	w := p.w
-	w.current = p
-	a.fire(arg)
-	n := 0
-	for !p.dead {
-		if t := p.tasks.Pop(); t != nil {
-			t.Run()
-			if n++; n > tasksPerEventMax {
-				invariant.Fail("sim: node %s defers tasks for ever", p.node.name)
-			}
-			continue
-		}
-		if !p.flushStreams() {
-			break
-		}
-	}
-	w.current = nil
-	if p.node.loopCost > 0 {
-		p.busyUntil = w.now.Add(p.node.loopCost)
-	}
-}
-
-// Now implements env.Clock.
-func (p *process) Now() env.Instant { return p.node.clock.local(p.w.now) + p.origin }
-
-// WallNanos implements env.Clock.
-func (p *process) WallNanos() int64 {
-	c := &p.node.clock
-	return worldEpochNanos + int64(c.local(p.w.now)) + int64(c.wallOffset)
-}
-
-// Arm implements env.Clock.
-func (p *process) Arm(t *env.Timer, d time.Duration) {
-	if p.dead {
-		return
-	}
-	p.timers.Arm(t, p.node.clock.local(p.w.now).Add(max(d, loopTurnMin)))
-	p.scheduleWake()
-}
-
-// Disarm implements env.Clock.
-func (p *process) Disarm(t *env.Timer) {
-	if !p.dead {
-		p.timers.Disarm(t)
-	}
-}
-
-// scheduleWake makes sure that a timer event comes when the first timer is due.
-func (p *process) scheduleWake() {
-	l, ok := p.timers.Next()
-	if !ok {
-		return
-	}
-	at := max(p.node.clock.world(l), p.w.now)
-	if p.wakeAt == 0 || at < p.wakeAt || p.wakeAt < p.w.now {
-		p.wakeAt = at
-		p.w.schedule(at, p, p, uint64(at))
-	}
-}
-
-// fire runs the first timer that is due; the others get an event each, so that
-// what one of them does is complete before the next.
-func (p *process) fire(at uint64) {
-	if env.Instant(at) != p.wakeAt {
-		return // superseded by an earlier one
-	}
-	p.wakeAt = 0
-	if t := p.timers.Pop(p.node.clock.local(p.w.now)); t != nil {
-		p.w.trace(traceTimer, p.node.index, 0, 0)
-		t.Fire()
-	}
-	p.scheduleWake()
-}
-
-// Defer implements env.Exec.
-func (p *process) Defer(t *env.Task) {
-	if !p.dead {
-		p.tasks.Push(t)
-	}
-}
-
-// Post implements env.Exec. In the simulation only the world's goroutine may
-// call it.
-func (p *process) Post(fn func()) bool {
-	if p.dead {
-		return false
-	}
-	p.w.trace(tracePost, p.node.index, 0, 0)
-	p.w.schedule(p.w.now, p, funcActor(fn), 0)
-	return true
-}
-
-// Uint64 implements env.Rand.
-func (p *process) Uint64() uint64 { return p.rng.Uint64() }
 
 // processStorage implements env.Storage with the node's disks.
 type processStorage struct{ p *process }

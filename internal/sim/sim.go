@@ -57,6 +57,7 @@ type World struct {
 	nodes   []*Node
 	current *process // whose callback is running; nil between callbacks
 	net     *Network
+	kv      *KV
 	disks   int // made so far
 }
 
