@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net/netip"
 	"time"
 
