@@ -27,7 +27,7 @@ var _ env.KV = (*KV)(nil)
 func NewKV(s *Store, clock env.Clock, exec env.Exec) *KV {
 	k := &KV{store: s, clock: clock, exec: exec}
 	k.deliver.Run = k.runReady
-	k.expiry.Fire = k.touch
+	k.expiry.Fire = k.Touch
 	s.Tick(clock.Now())
 	return k
 }
@@ -42,11 +42,8 @@ func (k *KV) SetDown(down bool) {
 			w.connect()
 		}
 	}
-	k.touch()
+	k.Touch()
 }
-
-// Compact compacts the store.
-func (k *KV) Compact(revision int64) error { return k.store.Compact(revision) }
 
 // Txn is env.KV.Txn.
 func (k *KV) Txn(t *env.Txn, timeout time.Duration, done func(*env.TxnResponse, error)) {
@@ -92,7 +89,7 @@ func (k *KV) Watch(r env.WatchRequest, h func(*env.WatchResponse)) env.Watch {
 	}
 	w.connect()
 	k.watches = append(k.watches, w)
-	k.touch()
+	k.Touch()
 	return w
 }
 
@@ -112,11 +109,12 @@ func (k *KV) lost(timeout time.Duration, done func(error)) bool {
 // watches and leases.
 func (k *KV) answer(done func()) {
 	k.ready = append(k.ready, done)
-	k.touch()
+	k.Touch()
 }
 
-// touch delivers what has happened and sets the timer for the next expiry.
-func (k *KV) touch() {
+// Touch delivers what has happened in the store, and sets the timer for the next
+// expiry. It is needed only after changes of the store that bypass the KV.
+func (k *KV) Touch() {
 	k.store.Tick(k.clock.Now())
 	if !k.down {
 		for _, w := range k.watches {
@@ -169,7 +167,7 @@ func (w *watch) poll() {
 func (w *watch) RequestProgress() {
 	if !w.kv.down {
 		w.watcher.RequestProgress()
-		w.kv.touch()
+		w.kv.Touch()
 	}
 }
 

@@ -27,20 +27,15 @@ import (
 )
 
 // Limits are etcd's options of the same names. Zero means the value that
-// Vitastor clusters use (etcd.md §5).
+// Vitastor clusters use.
 type Limits struct {
-	MaxTxnOps       int   // compares, or operations of one branch
-	MaxRequestBytes int   // about the size of one encoded request
-	MinLeaseSeconds int64 // shorter leases are granted this much
+	MaxTxnOps       int   // compares, or operations of one branch; env.KVMaxTxnOps
+	MaxRequestBytes int   // about the size of one encoded request; env.KVMaxRequestBytes
+	MinLeaseSeconds int64 // shorter leases are granted this much; defaultMinLeaseSeconds
 }
 
-// Default limits: the options of etcd.md §5, and the shortest lease of an etcd
-// with its default election timeout.
-const (
-	DefaultMaxTxnOps       = 100_000
-	DefaultMaxRequestBytes = 100 << 20
-	DefaultMinLeaseSeconds = 2
-)
+// defaultMinLeaseSeconds follows from etcd's default election timeout.
+const defaultMinLeaseSeconds = 2
 
 // Store is the state of one etcd cluster.
 type Store struct {
@@ -61,9 +56,9 @@ type Store struct {
 func New(l Limits) *Store {
 	return &Store{
 		limits: Limits{
-			MaxTxnOps:       cmp.Or(l.MaxTxnOps, DefaultMaxTxnOps),
-			MaxRequestBytes: cmp.Or(l.MaxRequestBytes, DefaultMaxRequestBytes),
-			MinLeaseSeconds: cmp.Or(l.MinLeaseSeconds, DefaultMinLeaseSeconds),
+			MaxTxnOps:       cmp.Or(l.MaxTxnOps, env.KVMaxTxnOps),
+			MaxRequestBytes: cmp.Or(l.MaxRequestBytes, env.KVMaxRequestBytes),
+			MinLeaseSeconds: cmp.Or(l.MinLeaseSeconds, defaultMinLeaseSeconds),
 		},
 		keys:      map[string]*env.KeyValue{},
 		revision:  1,
