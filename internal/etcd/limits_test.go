@@ -21,7 +21,7 @@ func TestSmallLimits(t *testing.T) {
 		MaxTxnOps: 10, MaxRequestBytes: 64 << 10})
 	t.Cleanup(e.Stop)
 	l := kvtest.NewLoop(t, false)
-	kv := open(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
+	kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
 	many := make([]env.KVOp, 11)
 	for i := range many {
 		many[i] = kvtest.Put(fmt.Sprint("/", i), "")
@@ -76,14 +76,14 @@ func TestHugeValue(t *testing.T) {
 	e := startEmbedded(t, c)
 	l := kvtest.NewLoop(t, false)
 	value := bytes.Repeat([]byte("vitastor"), 4<<20)
-	kv := open(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
+	kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
 	if _, err := txn(t, l, kv, 20*time.Second, env.KVOp{Kind: env.KVPut, Key: "/huge", Value: value}); err != nil {
 		t.Error(err)
 	}
 	e.Stop()
 	e = startEmbedded(t, c)
 	t.Cleanup(e.Stop)
-	kv = open(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
+	kv = kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}})
 	r, err := txn(t, l, kv, 20*time.Second, env.KVOp{Kind: env.KVGet, Key: "/huge"})
 	if err != nil || len(r.Responses[0].KVs) != 1 || !bytes.Equal(r.Responses[0].KVs[0].Value, value) {
 		t.Errorf("after a restart: %v", err)

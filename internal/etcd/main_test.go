@@ -2,6 +2,7 @@ package etcd_test
 
 import (
 	"flag"
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -11,6 +12,9 @@ import (
 // more of them run at once than there are processors.
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if flag.Lookup("test.fuzz").Value.String() != "" {
+		os.Exit(m.Run()) // fuzzing leaves goroutines of its own
+	}
 	flag.Set("test.parallel", "8")
 	goleak.VerifyTestMain(m)
 }

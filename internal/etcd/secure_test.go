@@ -99,18 +99,18 @@ func TestTLS(t *testing.T) {
 	put := kvtest.Put("/a", "1")
 
 	good := etcd.Config{Endpoints: endpoints, CAFile: certFile, CertFile: certFile, KeyFile: keyFile}
-	if _, err := txn(t, l, open(t, l, good), 5*time.Second, put); err != nil {
+	if _, err := txn(t, l, kvtest.OpenKV(t, l, good), 5*time.Second, put); err != nil {
 		t.Error(err)
 	}
 	unknownCA := good
 	unknownCA.CAFile = ""
-	if _, err := txn(t, l, open(t, l, unknownCA), 500*time.Millisecond, put); !errors.Is(err, env.ErrKVUnavailable) ||
+	if _, err := txn(t, l, kvtest.OpenKV(t, l, unknownCA), 500*time.Millisecond, put); !errors.Is(err, env.ErrKVUnavailable) ||
 		!strings.Contains(err.Error(), "certificate") {
 		t.Errorf("unknown authority: %v", err)
 	}
 	noCert := good
 	noCert.CertFile, noCert.KeyFile = "", ""
-	if _, err := txn(t, l, open(t, l, noCert), 500*time.Millisecond, put); err == nil {
+	if _, err := txn(t, l, kvtest.OpenKV(t, l, noCert), 500*time.Millisecond, put); err == nil {
 		t.Error("a client without certificate is let in")
 	}
 
@@ -138,7 +138,7 @@ func TestAuth(t *testing.T) {
 	l := kvtest.NewLoop(t, false)
 	put := kvtest.Put("/a", "1")
 	try := func(user, password string, ops ...env.KVOp) (*etcd.KV, error) {
-		kv := open(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}, User: user, Password: password})
+		kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}, User: user, Password: password})
 		_, err := txn(t, l, kv, 5*time.Second, ops...)
 		return kv, err
 	}

@@ -13,14 +13,14 @@ import (
 // Server is an etcd with everything that the suite does to it.
 type Server interface {
 	// KV makes a client, which reaches the server through the network.
-	KV(t *testing.T) env.KV
+	KV(t testing.TB) env.KV
 	// Apply and Compact always reach the server.
-	Apply(t *testing.T, ops ...env.KVOp) (revision int64)
-	Compact(t *testing.T, revision int64)
+	Apply(t testing.TB, ops ...env.KVOp) (revision int64)
+	Compact(t testing.TB, revision int64)
 	// Network lets the network work, refuse or hang.
-	Network(t *testing.T, m Mode)
+	Network(t testing.TB, m Mode)
 	// Restart kills the server and starts it again on the same data.
-	Restart(t *testing.T)
+	Restart(t testing.TB)
 }
 
 // Run runs the suite. All tests share one server.
