@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -170,6 +171,30 @@ func TestCloneSharesPages(t *testing.T) {
 	}
 }
 
+// TestClonesAreIndependent is for the race detector.
+func TestClonesAreIndependent(t *testing.T) {
+	m := NewImage(2 * leafBytes)
+	m.write(0, filled(64*pageBytes, 1))
+	var g sync.WaitGroup
+	for i := range byte(4) {
+		c := m.Clone()
+		g.Go(func() {
+			for n := range int64(100) {
+				c.write(n*pageBytes, filled(pageBytes, i+2))
+				c = c.Clone()
+			}
+			if firstByte(c, 0) != i+2 || firstByte(c, 99*pageBytes) != i+2 {
+				t.Error("wrong contents in a clone")
+			}
+		})
+		m.write(int64(i)*pageBytes, filled(pageBytes, 9))
+	}
+	g.Wait()
+	if firstByte(m, 0) != 9 || firstByte(m, 5*pageBytes) != 1 {
+		t.Error("clones wrote to the original")
+	}
+}
+
 func TestReadsSeeWritesAndZeroes(t *testing.T) {
 	r := newRig(t, 1, DiskConfig{SizeBytes: 1 << 20, VolatileCache: true})
 	if err := r.do(&env.DiskOp{Kind: env.DiskWrite, Offset: 8192, Iov: [][]byte{filled(4096, 1), filled(4096, 2)}}); err != nil {
@@ -271,6 +296,18 @@ func TestTornWrites(t *testing.T) {
 		if whole == 0 || none == 0 || (torn > 0) != c.torn {
 			t.Errorf("%s: %d whole, %d torn, %d lost", c.name, whole, torn, none)
 		}
+	}
+}
+
+func TestCachedWritesAreTornToo(t *testing.T) {
+	r := newRig(t, 3, DiskConfig{SizeBytes: 1 << 20, VolatileCache: true})
+	r.write(0, filled(8192, 7))
+	seen := map[[2]byte]int{}
+	for _, m := range r.d.PowerLossImages(300) {
+		seen[[2]byte{firstByte(m, 0), firstByte(m, 4096)}]++
+	}
+	if len(seen) != 4 {
+		t.Errorf("contents after a power loss: %v", seen)
 	}
 }
 
@@ -587,5 +624,41 @@ func BenchmarkPowerLossImage(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		d.PowerLossImages(1)
+	}
+}
+
+// BenchmarkCrashPoint is one crash point of a store's test: an image, a new
+// world on it, and 256 KiB read back.
+func BenchmarkCrashPoint(b *testing.B) {
+	c := DiskConfig{SizeBytes: 64 << 20, VolatileCache: true}
+	w := NewWorld(1, Options{})
+	n := w.NewNode("a")
+	d := n.AddDisk("/d", c)
+	h, _ := d.open(n.proc, env.DiskOptions{})
+	op := &env.DiskOp{Kind: env.DiskWrite, Buf: buffer(4096), Done: func(*env.DiskOp) {}}
+	back := buffer(64 << 10)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		op.Offset = int64(i*37%16384) * 4096
+		if n.Do(func(*env.Env) { h.Submit(op) }); i%16 == 0 {
+			n.Do(func(*env.Env) { h.Submit(&env.DiskOp{Kind: env.DiskSync, Done: op.Done}) })
+		}
+		for d.InFlight() > 0 {
+			w.Step()
+		}
+		crashed := c
+		crashed.Image = d.PowerLossImages(1)[0]
+		w2 := NewWorld(uint64(i), Options{})
+		n2 := w2.NewNode("a")
+		d2 := n2.AddDisk("/d", crashed)
+		h2, _ := d2.open(n2.proc, env.DiskOptions{})
+		n2.Do(func(*env.Env) {
+			for k := range int64(4) {
+				h2.Submit(&env.DiskOp{Kind: env.DiskRead, Offset: k << 20, Buf: back, Done: op.Done})
+			}
+		})
+		for d2.InFlight() > 0 {
+			w2.Step()
+		}
 	}
 }

@@ -16,9 +16,9 @@ type kvServer struct {
 	n *Node
 }
 
-func (s *kvServer) KV(*testing.T) env.KV { return s.n.Env().KV }
+func (s *kvServer) KV(testing.TB) env.KV { return s.n.Env().KV }
 
-func (s *kvServer) Apply(t *testing.T, ops ...env.KVOp) int64 {
+func (s *kvServer) Apply(t testing.TB, ops ...env.KVOp) int64 {
 	r, err := s.k.Apply(&env.Txn{Then: ops})
 	if err != nil {
 		t.Fatal(err)
@@ -26,17 +26,17 @@ func (s *kvServer) Apply(t *testing.T, ops ...env.KVOp) int64 {
 	return r.Revision
 }
 
-func (s *kvServer) Compact(t *testing.T, revision int64) {
+func (s *kvServer) Compact(t testing.TB, revision int64) {
 	if err := s.k.Compact(revision); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (s *kvServer) Network(_ *testing.T, m kvtest.Mode) {
+func (s *kvServer) Network(_ testing.TB, m kvtest.Mode) {
 	s.k.Cut(s.n, m != kvtest.Open, m != kvtest.Open)
 }
 
-func (s *kvServer) Restart(*testing.T) {
+func (s *kvServer) Restart(testing.TB) {
 	s.k.SetDown(true)
 	s.k.SetDown(false)
 }

@@ -244,6 +244,26 @@ func TestCrashClosesStreamsPowerLossDoesNot(t *testing.T) {
 	}
 }
 
+func TestCloseWithUnreadDataIsAReset(t *testing.T) {
+	for _, unread := range []bool{false, true} {
+		x := newWire(t, 1, NetConfig{})
+		x.b.Do(func(*env.Env) { x.s.s.PauseRead() })
+		if unread {
+			x.send(10)
+		}
+		x.w.RunFor(time.Second)
+		x.b.Do(func(*env.Env) { x.s.s.Close() })
+		x.w.RunFor(time.Second)
+		want := io.EOF
+		if unread {
+			want = syscall.ECONNRESET
+		}
+		if x.d.err != want {
+			t.Errorf("unread %v: %v", unread, x.d.err)
+		}
+	}
+}
+
 func TestKilledProcessStillDeliversWhatTheKernelTook(t *testing.T) {
 	x := newWire(t, 1, NetConfig{})
 	x.send(1000)

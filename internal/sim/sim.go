@@ -14,12 +14,12 @@
 // What it models is what the code above relies on or must survive: the volatile
 // cache of a disk and torn writes (disk.go, powerloss.go), sick disks
 // (faults.go), TCP with its buffers, resets and partitions (net.go, stream.go),
-// clocks that jump and drift (node.go), an etcd that hides answers (kv.go), and
+// clocks that jump and drift (node.go, process.go), an etcd that hides answers (kv.go), and
 // schedules of all that (plan.go).
 //
 // Concurrency: a World and everything in it belong to one goroutine. Different
-// Worlds are independent and may run in parallel; an Image that nobody writes
-// any more may be cloned into several of them.
+// Worlds are independent and may run in parallel, also on Images that are clones
+// of each other; one Image value belongs to one goroutine.
 package sim
 
 import (
