@@ -125,6 +125,7 @@ const (
 
 	opCompactor // internal: the last step of a compaction
 	opItem      // internal: one item of OpStabilize or OpRollback
+	opRepair    // internal: a metadata block is rewritten while starting
 )
 
 // Op is one operation. The caller owns it, may embed it, sets the arguments,

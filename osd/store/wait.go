@@ -1,0 +1,96 @@
+package store
+
+import "syscall"
+
+// waitSpace makes op wait for data blocks, buffer space, metadata room or
+// tickets. It is tried again whenever something was released. When nothing is
+// left that could release anything, it fails with ENOSPC: nobody waits for
+// ever (spec ondisk.md §10).
+func (s *Store) waitSpace(op *Op) {
+	s.counters.SpaceWaits++
+	s.spaceq.push(op)
+	if !s.retrying {
+		s.wake()
+	}
+}
+
+// wake tries waiting operations again when the current event is over.
+func (s *Store) wake() {
+	if !s.spaceq.empty() {
+		s.env.Exec.Defer(&s.wakeTask)
+	}
+}
+
+func (s *Store) retrySpace() {
+	s.retrying = true
+	s.retryAll()
+	if !s.spaceq.empty() && s.failed == nil {
+		s.compactMore()
+		s.sweepStale()
+		if s.cached && (s.effective < s.completed || s.deletes.len() > 0 && s.meta.staleClock() > s.deletes.front().clock) {
+			s.wantRound()
+		}
+		if !s.mayRelease() {
+			q := s.spaceq
+			s.spaceq = opQueue{}
+			for op := q.pop(); op != nil; op = q.pop() {
+				s.noSpace(op)
+			}
+		}
+	}
+	s.retrying = false
+}
+
+func (s *Store) retryAll() {
+	q := s.spaceq
+	s.spaceq = opQueue{}
+	for op := q.pop(); op != nil; op = q.pop() {
+		s.run(op)
+	}
+}
+
+// mayRelease tells whether something under way can release space or room. Each
+// of these ends with a wake.
+func (s *Store) mayRelease() bool {
+	return s.effective < s.lsn || // entries in flight, or not yet synced
+		s.compact.running > 0 || s.compact.queue.len() > 0 ||
+		!s.limboEmpty() || // readers
+		len(s.meta.flying) > 0 || s.meta.dirtyFirst != nil ||
+		s.deletes.len() > 0 && s.deletesMayGo() ||
+		s.discard.running > 0
+}
+
+// deletesMayGo tells whether forgetting DELETE entries is still possible: all
+// but the newest entry of the store can be.
+func (s *Store) deletesMayGo() bool { return uint64(s.deletes.front().lsn) < s.durableLSN }
+
+func (s *Store) noSpace(op *Op) {
+	if op.Kind == opCompactor {
+		op.worker.end(false)
+		return
+	}
+	s.counters.ENOSPCs++
+	s.dropBig(op)
+	s.finish(op, syscall.ENOSPC)
+}
+
+// sweepMax is the number of metadata blocks rewritten at a time only to get
+// stale entries off the disk.
+const sweepMax = 4
+
+// sweepStale rewrites the blocks with the oldest stale entries, so that DELETE
+// entries can be forgotten: when there are many, or when space is needed.
+func (s *Store) sweepStale() {
+	if s.deletes.len() == 0 || s.failed != nil || !s.deletesMayGo() ||
+		s.spaceq.empty() && s.deletes.len() < max(64, len(s.meta.table)/4) {
+		return
+	}
+	m := &s.meta
+	for n := 0; n < sweepMax && len(m.flying) < sweepMax && m.staleOld != 0; n++ {
+		b := m.staleOld - 1
+		if m.table[b].staleSince > s.deletes.front().clock || m.table[b].state != blockIdle {
+			return
+		}
+		s.openBlock(b)
+	}
+}
