@@ -63,15 +63,14 @@ func Run(t *testing.T, newWorld func(t *testing.T) *World) {
 		{"disk", diskChecks, func(w *World) bool { return w.Env.Storage != nil }},
 	}
 	for _, g := range groups {
-		for _, c := range g.checks {
-			t.Run(g.name+"/"+c.name, func(t *testing.T) {
-				w := newWorld(t)
-				if !g.has(w) {
-					t.Skipf("this world has no %s", g.name)
-				}
-				c.run(t, w)
-			})
-		}
+		t.Run(g.name, func(t *testing.T) {
+			if !g.has(newWorld(t)) {
+				t.Skipf("this world has no %s", g.name)
+			}
+			for _, c := range g.checks {
+				t.Run(c.name, func(t *testing.T) { c.run(t, newWorld(t)) })
+			}
+		})
 	}
 }
 
