@@ -36,6 +36,13 @@ func (s *Store) closeStep() {
 func (s *Store) free() {
 	s.recs.free()
 	s.index.free()
+	for _, w := range s.meta.writes {
+		pinned.Free(w.buf)
+	}
+	for _, c := range s.compact.made {
+		pinned.Free(c.data)
+		pinned.Free(c.base)
+	}
 	pinned.Free(s.meta.table)
 	pinned.Free(s.trim.block)
 	s.meta.table, s.trim.block = nil, nil

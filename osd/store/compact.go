@@ -5,6 +5,7 @@ import (
 
 	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
+	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
 )
 
@@ -18,6 +19,7 @@ type compaction struct {
 	running  int
 	active   []*compactor
 	idle     *compactor
+	made     []*compactor // all, for freeing their memory
 	draining bool
 	urgent   bool
 	all      opQueue // OpCompact
@@ -155,7 +157,8 @@ func (sel *selection) begin(r ref, e layout.Entry) {
 // result has its effect first.
 type compactor struct {
 	s          *Store
-	op         Op // waits for memory, syncs and room
+	op         Op     // waits for syncs and room
+	data, base []byte // a block each, kept: what is copied, and (C > G) what is there
 	id         meta.ObjectID
 	sel        selection
 	over       ref
@@ -166,7 +169,7 @@ type compactor struct {
 	failed     bool
 	source     []ref // of each granule: the small write that has its newest data
 	pieces     []copyPiece
-	blocks     []copyBlock // checksum blocks to compute, C > G only
+	blocks     []int       // checksum blocks to compute, C > G only
 	written    meta.Bitmap // granules that the result has
 	sums       layout.Csums
 	watchers   opQueue
@@ -221,16 +224,23 @@ func (s *Store) startCompactor(id meta.ObjectID, forced bool) *compactor {
 
 func (s *Store) newCompactor() *compactor {
 	g := &s.geo
-	return &compactor{s: s, source: make([]ref, g.Granules()), written: make(meta.Bitmap, g.BitmapBytes()),
+	c := &compactor{s: s, source: make([]ref, g.Granules()), written: make(meta.Bitmap, g.BitmapBytes()),
 		sums: make(layout.Csums, 4*g.CsumCount())}
+	var err error
+	if c.data, err = pinned.AlignedBuffer(int(g.BlockBytes)); err == nil && g.CsumBytes > g.GranuleBytes {
+		c.base, err = pinned.AlignedBuffer(int(g.BlockBytes))
+	}
+	if err != nil {
+		invariant.Fail("store: memory for compaction: %v", err)
+	}
+	s.compact.made = append(s.compact.made, c)
+	return c
 }
 
 // runCompactor goes on after a wait.
 func (s *Store) runCompactor(op *Op) {
 	c := op.worker
 	switch c.phase {
-	case compactReading:
-		c.begin()
 	case compactPlacing:
 		c.place()
 	default:
@@ -321,7 +331,6 @@ func (c *compactor) end(done bool) {
 	for op := c.watchers.pop(); op != nil; op = c.watchers.pop() {
 		s.ready(op)
 	}
-	c.dropBuffers()
 	generation := c.generation
 	c.next = s.compact.idle
 	s.compact.idle = c

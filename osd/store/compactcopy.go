@@ -2,7 +2,6 @@ package store
 
 import (
 	"vitastor/internal/env"
-	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
 )
 
@@ -10,13 +9,6 @@ import (
 type copyPiece struct {
 	source   ref
 	from, to uint32 // bytes of the object
-	buf      []byte
-}
-
-// copyBlock is a checksum block of the base, read to compute its new checksum.
-type copyBlock struct {
-	c   int
-	buf []byte
 }
 
 // begin reads what has to be copied.
@@ -33,20 +25,13 @@ func (c *compactor) begin() {
 		return
 	}
 	c.plan()
-	if !c.takeBuffers() {
-		c.dropBuffers()
-		s.bufferq.push(&c.op)
-		return
-	}
-	for i := range c.pieces {
-		p := &c.pieces[i]
+	for _, p := range c.pieces {
 		dev, at := s.locate(p.source, p.from)
-		c.request(dev, env.DiskRead, at).op.Buf = p.buf
+		c.request(dev, env.DiskRead, at).op.Buf = c.data[p.from:p.to]
 	}
-	for i := range c.blocks {
-		b := &c.blocks[i]
-		at := s.blockOffset(uint32(s.recs.entry(c.sel.base).Block())) + int64(b.c)*int64(s.geo.CsumBytes)
-		c.request(s.dataDev, env.DiskRead, at).op.Buf = b.buf
+	size, at := int(s.geo.CsumBytes), s.blockOffset(uint32(s.recs.entry(c.sel.base).Block()))
+	for _, b := range c.blocks {
+		c.request(s.dataDev, env.DiskRead, at+int64(b*size)).op.Buf = c.base[b*size : (b+1)*size]
 	}
 	c.submit()
 }
@@ -69,7 +54,7 @@ func (c *compactor) plan() {
 	c.pieces, c.blocks = c.pieces[:0], c.blocks[:0]
 	for i := 0; i < len(c.source); {
 		r, j := c.source[i], i+1
-		for j < len(c.source) && c.source[j] == r && (j-i)*int(g.GranuleBytes) < pinned.MaxBufferBytes {
+		for j < len(c.source) && c.source[j] == r {
 			j++
 		}
 		if r != 0 && s.recs.entry(r).Type() == layout.SmallWrite {
@@ -84,40 +69,11 @@ func (c *compactor) plan() {
 	for b := range g.CsumCount() {
 		for i := b * per; i < (b+1)*per; i++ {
 			if c.source[i] != 0 {
-				c.blocks = append(c.blocks, copyBlock{c: b})
+				c.blocks = append(c.blocks, b)
 				break
 			}
 		}
 	}
-}
-
-func (c *compactor) takeBuffers() bool {
-	ok := true
-	for i := range c.pieces {
-		if p := &c.pieces[i]; ok {
-			p.buf, ok = c.s.pool.Get(int(p.to - p.from))
-		}
-	}
-	for i := range c.blocks {
-		if b := &c.blocks[i]; ok {
-			b.buf, ok = c.s.pool.Get(int(c.s.geo.CsumBytes))
-		}
-	}
-	return ok
-}
-
-func (c *compactor) dropBuffers() {
-	for i := range c.pieces {
-		if c.pieces[i].buf != nil {
-			c.s.putBuffer(c.pieces[i].buf)
-		}
-	}
-	for i := range c.blocks {
-		if c.blocks[i].buf != nil {
-			c.s.putBuffer(c.blocks[i].buf)
-		}
-	}
-	c.pieces, c.blocks = c.pieces[:0], c.blocks[:0]
 }
 
 // request prepares a disk request; submit sends those made since the last one.
@@ -174,10 +130,8 @@ func (c *compactor) step() {
 		c.computeSums()
 		c.copyOut()
 	default:
-		copied := len(c.pieces) > 0
-		c.dropBuffers()
 		c.phase = compactPlacing
-		if !copied || !s.dataDev.wait(&c.op) { // durable before the entry: spec §12, D3
+		if len(c.pieces) == 0 || !s.dataDev.wait(&c.op) { // durable before the entry: spec §12, D3
 			c.place()
 		}
 	}
@@ -186,13 +140,12 @@ func (c *compactor) step() {
 // verify compares what was read with the checksums that lie entirely in it.
 func (c *compactor) verify() bool {
 	s, size := c.s, c.s.geo.CsumBytes
-	for i := range c.pieces {
-		p := &c.pieces[i]
+	for _, p := range c.pieces {
 		e := s.recs.entry(p.source)
 		offset, n := e.Range()
 		sums := e.Csums(&s.geo)
 		if size == 0 {
-			if p.from == offset && p.to == offset+n && layout.CRC(p.buf) != sums.At(0) {
+			if p.from == offset && p.to == offset+n && layout.CRC(c.data[p.from:p.to]) != sums.At(0) {
 				return false
 			}
 			continue
@@ -200,7 +153,7 @@ func (c *compactor) verify() bool {
 		for at := p.from; at < p.to; {
 			b := at / size
 			from, to := max(b*size, offset), min((b+1)*size, offset+n)
-			if from >= p.from && to <= p.to && layout.CRC(p.buf[from-p.from:to-p.from]) != sums.At(int(b-offset/size)) {
+			if from >= p.from && to <= p.to && layout.CRC(c.data[from:to]) != sums.At(int(b-offset/size)) {
 				return false
 			}
 			at = (b + 1) * size
@@ -222,16 +175,14 @@ func (c *compactor) computeSums() {
 		}
 		return
 	}
-	for i := range c.blocks {
-		b := &c.blocks[i]
-		start, end := uint32(b.c)*g.CsumBytes, uint32(b.c+1)*g.CsumBytes
-		for k := range c.pieces {
-			p := &c.pieces[k]
+	for _, b := range c.blocks {
+		start, end := uint32(b)*g.CsumBytes, uint32(b+1)*g.CsumBytes
+		for _, p := range c.pieces {
 			if from, to := max(p.from, start), min(p.to, end); from < to {
-				copy(b.buf[from-start:to-start], p.buf[from-p.from:])
+				copy(c.base[from:to], c.data[from:to])
 			}
 		}
-		c.sums.Set(b.c, g.BlockCsum(b.c, c.written, b.buf))
+		c.sums.Set(b, g.BlockCsum(b, c.written, c.base[start:end]))
 	}
 }
 
@@ -241,15 +192,14 @@ func (c *compactor) copyOut() {
 	c.phase, c.pending = compactWriting, 1
 	at := s.blockOffset(uint32(s.recs.entry(c.sel.base).Block()))
 	for i := 0; i < len(c.pieces); {
-		q := c.request(s.dataDev, env.DiskWrite, at+int64(c.pieces[i].from))
-		q.op.Iov = append(q.op.Iov[:0], c.pieces[i].buf)
-		j := i + 1
-		for j < len(c.pieces) && c.pieces[j].from == c.pieces[j-1].to && len(q.op.Iov) < env.DiskIovMax {
-			q.op.Iov = append(q.op.Iov, c.pieces[j].buf)
+		from, j := c.pieces[i].from, i+1
+		for j < len(c.pieces) && c.pieces[j].from == c.pieces[j-1].to {
 			j++
 		}
+		to := c.pieces[j-1].to
+		c.request(s.dataDev, env.DiskWrite, at+int64(from)).op.Buf = c.data[from:to]
 		s.counters.CompactWrites++
-		s.counters.CompactWriteBytes += uint64(c.pieces[j-1].to - c.pieces[i].from)
+		s.counters.CompactWriteBytes += uint64(to - from)
 		i = j
 	}
 	c.submit()

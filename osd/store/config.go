@@ -58,7 +58,7 @@ func (c *Config) setDefaults() {
 	c.MaxWriteDepth = max(1, min(c.MaxWriteDepth, windowSlots/8))
 	c.MaxCompactors = max(1, min(c.MaxCompactors, 256))
 	c.ReadAheadStartBytes = max(int(c.MetaBlockBytes), min(c.ReadAheadStartBytes, pinned.MaxBufferBytes))
-	c.BufferPoolBytes = max(c.BufferPoolBytes, 4*int(c.BlockBytes), 4<<20)
+	c.BufferPoolBytes = max(c.BufferPoolBytes, 4*int(c.BlockBytes), 1<<20)
 }
 
 // geometry checks the configuration against itself and the devices.

@@ -26,11 +26,12 @@ type index struct {
 	pools []*poolIndex // few: searched linearly, the last one used first
 	seed  uint64
 
-	segments pinned.Table[segment]
-	depth    []uint8  // of each segment: directory bits that its objects share
-	count    []uint16 // of each segment: slots in use
-	idle     []uint32 // free segments
-	objects  uint64
+	regions   [][]segment
+	perRegion uint32   // segments of a region
+	depth     []uint8  // of each segment: directory bits that its objects share
+	count     []uint16 // of each segment: slots in use
+	idle      []uint32 // free segments
+	objects   uint64
 }
 
 const (
@@ -68,7 +69,11 @@ type poolIndex struct {
 	moved                int // objects moved so far
 }
 
-func newIndex(recs *records, seed uint64) *index { return &index{recs: recs, seed: seed} }
+func newIndex(recs *records, seed uint64, areaBytes int64) *index {
+	return &index{recs: recs, seed: seed, perRegion: regionUnits(areaBytes, segmentSlots*8)}
+}
+
+func (x *index) segment(n uint32) *segment { return &x.regions[n/x.perRegion][n%x.perRegion] }
 
 // hash spreads object ids over 30 bits, differently in each process.
 func (x *index) hash(id meta.ObjectID) uint32 {
@@ -140,7 +145,7 @@ func (x *index) lookup(t *table, id meta.ObjectID, h uint32) *uint64 {
 	if len(t.dir) == 0 {
 		return nil
 	}
-	s := x.segments.At(int(t.dir[h>>segmentBits&(1<<t.depth-1)]))
+	s := x.segment(t.dir[h>>segmentBits&(1<<t.depth-1)])
 	for i := h; ; i++ {
 		v := &s[i%segmentSlots]
 		if *v == 0 {
@@ -191,7 +196,7 @@ func (x *index) add(t *table, v uint64) error {
 
 // place puts a slot into a segment that has room.
 func (x *index) place(n uint32, v uint64) {
-	s := x.segments.At(int(n))
+	s := x.segment(n)
 	i := slotHash(v)
 	for s[i%segmentSlots] != 0 {
 		i++
@@ -217,7 +222,7 @@ func (x *index) split(t *table, n, h uint32) error {
 	for i := low | 1<<d; i < uint32(len(t.dir)); i += 1 << (d + 1) {
 		t.dir[i] = twin
 	}
-	s := x.segments.At(int(n))
+	s := x.segment(n)
 	old := *s
 	clear(s[:])
 	x.count[n] = 0
@@ -241,13 +246,17 @@ func (x *index) takeSegment(depth uint8) (uint32, error) {
 		x.depth[n] = depth
 		return n, nil
 	}
-	n, err := x.segments.Append()
-	if err != nil {
-		return 0, err
+	n := uint32(len(x.depth))
+	if int(n/x.perRegion) == len(x.regions) {
+		region, err := pinned.Make[segment](int(x.perRegion))
+		if err != nil {
+			return 0, err
+		}
+		x.regions = append(x.regions, region)
 	}
 	x.depth = append(x.depth, depth)
 	x.count = append(x.count, 0)
-	return uint32(n), nil
+	return n, nil
 }
 
 // remove takes an object out. Later slots of the same probe sequence move up.
@@ -262,7 +271,7 @@ func (x *index) remove(id meta.ObjectID) {
 	}
 	invariant.Must(v != nil, "store: an object to remove is not in the index")
 	n := t.dir[h>>segmentBits&(1<<t.depth-1)]
-	s := x.segments.At(int(n))
+	s := x.segment(n)
 	hole := h
 	for &s[hole%segmentSlots] != v {
 		hole++
@@ -287,7 +296,7 @@ func (x *index) each(t *table, f func(slot uint64) bool) bool {
 		if uint32(i)>>x.depth[n] != 0 {
 			continue // seen at a lower position
 		}
-		for _, v := range x.segments.At(int(n)) {
+		for _, v := range x.segment(n) {
 			if v != 0 && !f(v) {
 				return false
 			}
@@ -329,7 +338,7 @@ func (x *index) drop(t *table) {
 		if uint32(i)>>x.depth[n] != 0 {
 			continue
 		}
-		clear(x.segments.At(int(n))[:])
+		clear(x.segment(n)[:])
 		x.count[n] = 0
 		x.idle = append(x.idle, n)
 	}
@@ -338,7 +347,12 @@ func (x *index) drop(t *table) {
 
 // memory is the number of bytes of segments in use.
 func (x *index) memory() int64 {
-	return int64(x.segments.Len()-len(x.idle)) * segmentSlots * 8
+	return int64(len(x.depth)-len(x.idle)) * segmentSlots * 8
 }
 
-func (x *index) free() { x.segments.Free() }
+func (x *index) free() {
+	for _, r := range x.regions {
+		pinned.Free(r)
+	}
+	x.regions = nil
+}

@@ -3,6 +3,7 @@ package store
 import (
 	"vitastor/internal/env"
 	"vitastor/internal/invariant"
+	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
 )
 
@@ -32,6 +33,7 @@ type metaBlocks struct {
 	dirtyFirst, dirtyLast *metaWrite // open blocks in order of opening
 	flying                []*metaWrite
 	idleWrites            *metaWrite
+	writes                []*metaWrite // all, for freeing their memory
 }
 
 // metaClasses are classes of room: class k has room for k BIG_WRITEs.
@@ -62,7 +64,7 @@ type metaWrite struct {
 	entries    int // new ones
 	ops        opQueue
 	followers  opQueue // wait for the completion to use the same block again
-	buf        []byte
+	buf        []byte  // M bytes, kept
 	op         env.DiskOp
 	staleSince uint64 // clock of the oldest stale entry which this write removes, 0 = none
 	next       *metaWrite
@@ -183,8 +185,7 @@ func (s *Store) openBlock(n uint32) *metaWrite {
 	m.table[n].state = blockOpen
 	w := m.idleWrites
 	if w == nil {
-		w = &metaWrite{s: s}
-		w.op.Done = w.done
+		w = s.newMetaWrite()
 	} else {
 		m.idleWrites = w.next
 	}
@@ -196,6 +197,17 @@ func (s *Store) openBlock(n uint32) *metaWrite {
 	}
 	m.dirtyLast = w
 	s.env.Exec.Defer(&s.metaTask)
+	return w
+}
+
+func (s *Store) newMetaWrite() *metaWrite {
+	w := &metaWrite{s: s}
+	buf, err := pinned.AlignedBuffer(s.meta.bytes)
+	if err != nil {
+		invariant.Fail("store: memory for a metadata write: %v", err)
+	}
+	w.buf, w.op.Done = buf, w.done
+	s.meta.writes = append(s.meta.writes, w)
 	return w
 }
 
@@ -318,11 +330,7 @@ func (s *Store) flushMeta() {
 		if w == m.open {
 			m.open = nil
 		}
-		if !s.submitMeta(w) {
-			w.next = m.dirtyFirst // no memory: go on when some is returned
-			m.dirtyFirst, held = w, w
-			break
-		}
+		s.submitMeta(w)
 	}
 	if held == nil {
 		m.dirtyLast = nil
@@ -337,17 +345,13 @@ func (s *Store) holds(w *metaWrite) bool {
 }
 
 // submitMeta takes the image of an open block and writes it.
-func (s *Store) submitMeta(w *metaWrite) bool {
+func (s *Store) submitMeta(w *metaWrite) {
 	m := &s.meta
 	if s.failed != nil {
-		s.metaFailed(w)
-		return true
+		s.finishMeta(w)
+		return
 	}
-	buf, ok := s.pool.Get(m.bytes)
-	if !ok {
-		return false
-	}
-	at := 0
+	at, buf := 0, w.buf
 	for r := ref(m.table[w.n].first); r != 0; r = ref(s.recs.u32(r, 4)) {
 		at += copy(buf[at:], s.recs.entry(r))
 	}
@@ -355,14 +359,12 @@ func (s *Store) submitMeta(w *metaWrite) bool {
 	layout.FinishBlock(buf, at)
 	m.table[w.n].state = blockWriting
 	w.staleSince = m.makeFresh(w.n)
-	w.buf = buf
 	w.op.Kind, w.op.Buf, w.op.Offset = env.DiskWrite, buf, s.metaOffset(w.n)
 	m.flying = append(m.flying, w)
 	s.counters.MetaWrites++
 	s.counters.MetaWriteBytes += uint64(len(buf))
 	s.ioStart()
 	s.metaDev.disk.Submit(&w.op)
-	return true
 }
 
 // metaOffset is the place of block n on the metadata device.
@@ -379,8 +381,6 @@ func (w *metaWrite) done(op *env.DiskOp) {
 			s.meta.flying = s.meta.flying[:last]
 		}
 	}
-	s.putBuffer(w.buf)
-	w.buf = nil
 	s.metaDev.wrote()
 	if op.Err != nil {
 		s.fatal("write", s.metaDev, op.Offset, s.meta.bytes, op.Err)
@@ -407,6 +407,3 @@ func (s *Store) finishMeta(w *metaWrite) {
 	w.next = m.idleWrites
 	m.idleWrites = w
 }
-
-// metaFailed ends the write of an open block after a fatal error.
-func (s *Store) metaFailed(w *metaWrite) { s.finishMeta(w) }

@@ -46,8 +46,8 @@ func newStore(e *env.Env, d Disks, c Config, geo layout.Geometry) (*Store, error
 	if e.Rand != nil {
 		seed = e.Rand.Uint64()
 	}
-	s.recs = newRecords(geo.MetaBlockBytes)
-	s.index = newIndex(s.recs, seed)
+	s.recs = newRecords(geo.MetaBlockBytes, c.Areas.MetaLen)
+	s.index = newIndex(s.recs, seed, c.Areas.MetaLen)
 	s.blocks = newBlockBits(int(geo.BlockCount))
 	s.releasing = make([]uint64, (geo.BlockCount+63)/64)
 	s.buffer = newGranuleBits(int(geo.BufferBytes / uint64(geo.GranuleBytes)))
@@ -142,7 +142,7 @@ func (l *loader) init() error {
 	l.lastTold = s.env.Clock.Now()
 	l.corrupt, l.pass = map[uint32]bool{}, [2]map[uint32]bool{{}, {}}
 	m := int(s.geo.MetaBlockBytes)
-	size := s.cfg.ReadAheadStartBytes / m * m
+	size := int(min(int64(s.cfg.ReadAheadStartBytes), l.total, max(int64(s.cfg.BufferPoolBytes)/4, int64(m)))) / m * m
 	l.chunks = make([]loadChunk, loadDepth)
 	for i := range l.chunks {
 		c := &l.chunks[i]

@@ -5,6 +5,7 @@ import (
 
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
+	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
 )
 
@@ -21,6 +22,7 @@ type reader struct {
 	limit      meta.Version
 	pieces     []piece
 	pending    int
+	bounced    int
 	err        syscall.Errno
 	next       *reader
 }
@@ -31,7 +33,8 @@ type piece struct {
 	source   ref
 	from, to uint32 // bytes of the object
 	buf      []byte
-	bounce   bool // buf comes from the pool, what is wanted is copied out of it
+	bounce   bool // what is wanted is copied out of buf, which comes from the pool
+	own      bool // or from the system
 	verify   bool
 	req      *request
 }
@@ -41,6 +44,7 @@ type readPool struct {
 	readers  *reader
 	requests *request
 	prepared *request
+	bounced  int // buffers taken from the pool
 }
 
 // request is one disk request of a reader or compactor.
@@ -215,16 +219,33 @@ func (r *reader) addPieces(src ref, from, to uint32) bool {
 			from = end // another part of a checksum block that is read already
 			continue
 		default:
-			buf, ok := r.s.pool.Get(int(whole.to - whole.from))
-			if !ok {
+			p = piece{source: src, from: whole.from, to: whole.to, bounce: true, verify: true}
+			if !r.takeBuffer(&p) {
 				return false
 			}
-			p = piece{source: src, from: whole.from, to: whole.to, buf: buf, bounce: true, verify: true}
 		}
 		r.pieces = append(r.pieces, p)
 		from = end
 	}
 	return true
+}
+
+// takeBuffer gives p memory. If the pool has none, the read waits for others to
+// return theirs; if there are no others, it takes memory from the system.
+func (r *reader) takeBuffer(p *piece) (ok bool) {
+	s, n := r.s, int(p.to-p.from)
+	if p.buf, ok = s.pool.Get(n); ok {
+		s.reads.bounced++
+		r.bounced++
+		return true
+	}
+	if s.reads.bounced > r.bounced {
+		return false
+	}
+	var err error
+	p.buf, err = pinned.AlignedBuffer(n)
+	p.own = true
+	return err == nil
 }
 
 func (p *piece) covers(src ref, from, to uint32) bool {
@@ -375,9 +396,14 @@ func (r *reader) end() {
 
 // recycle returns the reader and its pool buffers.
 func (r *reader) recycle() {
+	r.s.reads.bounced -= r.bounced
+	r.bounced = 0
 	for i := range r.pieces {
-		if r.pieces[i].bounce {
-			r.s.putBuffer(r.pieces[i].buf)
+		switch p := &r.pieces[i]; {
+		case p.own:
+			pinned.Free(p.buf)
+		case p.bounce:
+			r.s.putBuffer(p.buf)
 		}
 		r.pieces[i] = piece{}
 	}

@@ -25,22 +25,21 @@ type ref uint32
 // share chunks of 64 KiB; an empty chunk may serve another size. The size of
 // the entry (its first field) is 0 in a free record.
 type records struct {
-	regions [][]byte // 2 MiB each, chunksPerRegion chunks
-	chunks  []chunk
-	classOf []uint16 // by entry size: class number + 1, 0 = not seen yet
-	classes []recClass
-	idle    uint32 // list of chunks without records
-	live    int
+	regions   [][]byte
+	perRegion uint32 // chunks of a region: 32 (2 MiB, a huge page) or less for a small store
+	chunks    []chunk
+	classOf   []uint16 // by entry size: class number + 1, 0 = not seen yet
+	classes   []recClass
+	idle      uint32 // list of chunks without records
+	live      int
 }
 
 const (
-	recHeader       = 16
-	slotBits        = 11
-	slotMask        = 1<<slotBits - 1
-	chunkBytes      = 64 << 10
-	regionBytes     = 2 << 20
-	chunksPerRegion = regionBytes / chunkBytes
-	maxChunks       = 1 << (32 - slotBits)
+	recHeader  = 16
+	slotBits   = 11
+	slotMask   = 1<<slotBits - 1
+	chunkBytes = 64 << 10
+	maxChunks  = 1 << (32 - slotBits)
 )
 
 // chunk is the state of 64 KiB: records of one size.
@@ -66,18 +65,30 @@ const (
 	blockMask     = flagFrees - 1
 )
 
-func newRecords(metaBlockBytes uint32) *records {
+// newRecords makes an empty set for a metadata area of the given size.
+func newRecords(metaBlockBytes uint32, areaBytes int64) *records {
 	return &records{
-		chunks:  make([]chunk, 1), // chunk 0 does not exist, so that no ref is 0
-		classOf: make([]uint16, metaBlockBytes+1),
+		perRegion: regionUnits(areaBytes, chunkBytes),
+		chunks:    make([]chunk, 1), // chunk 0 does not exist, so that no ref is 0
+		classOf:   make([]uint16, metaBlockBytes+1),
 	}
+}
+
+// regionUnits is how many units of memory are taken from the system at a time:
+// 2 MiB, but less for stores so small that it would be wasted on them.
+func regionUnits(areaBytes int64, unit uint32) uint32 {
+	const large, small = 2 << 20, 64 << 10
+	if areaBytes < 32<<20 {
+		return small / unit
+	}
+	return large / unit
 }
 
 func (m *records) bytes(r ref) []byte {
 	c := uint32(r) >> slotBits
 	stride := m.chunks[c].stride
-	at := c%chunksPerRegion*chunkBytes + uint32(r)&slotMask*stride
-	return m.regions[c/chunksPerRegion][at : at+stride : at+stride]
+	at := c%m.perRegion*chunkBytes + uint32(r)&slotMask*stride
+	return m.regions[c/m.perRegion][at : at+stride : at+stride]
 }
 
 // entry is the view of the entry in record r.
@@ -148,8 +159,8 @@ func (m *records) addChunk(k *recClass) error {
 			return fmt.Errorf("more than %d MiB of metadata entries", maxChunks*chunkBytes>>20)
 		}
 		n = uint32(len(m.chunks))
-		for int(n/chunksPerRegion) >= len(m.regions) {
-			region, err := pinned.Make[byte](regionBytes)
+		for int(n/m.perRegion) >= len(m.regions) {
+			region, err := pinned.Make[byte](int(m.perRegion) * chunkBytes)
 			if err != nil {
 				return fmt.Errorf("memory for metadata entries: %w", err)
 			}

@@ -83,7 +83,7 @@ func (s *Store) reshardStep(pi *poolIndex, slots int) bool {
 // moveSegment moves the objects of one segment to the current layout.
 func (s *Store) moveSegment(pi *poolIndex, n uint32) {
 	x := s.index
-	seg := x.segments.At(int(n))
+	seg := x.segment(n)
 	for i, v := range seg {
 		if v == 0 {
 			continue

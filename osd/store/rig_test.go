@@ -43,7 +43,7 @@ func newRig(t testing.TB, opts ...rigOption) *rig {
 	t.Helper()
 	c := Config{BlockBytes: 128 << 10, GranuleBytes: 4096, MetaBlockBytes: 4096,
 		DisableDataFsync: true, DisableMetaFsync: true, DisableBufferFsync: true, Commit: CommitAll,
-		AtomicWriteBytes: 4096, ReshardChunkPause: -1, BufferPoolBytes: 8 << 20,
+		AtomicWriteBytes: 4096, ReshardChunkPause: -1, BufferPoolBytes: 1 << 20,
 		Areas: Areas{BufferOffset: 4096, BufferLen: 1 << 20, MetaOffset: 4096 + 1<<20, MetaLen: 64 * 4096,
 			DataOffset: 4096 + 1<<20 + 64*4096, DataLen: 64 * 128 << 10}}
 	d := sim.DiskConfig{Overlap: sim.OverlapRecord}

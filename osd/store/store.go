@@ -354,9 +354,6 @@ func (s *Store) putBuffer(b []byte) {
 	for op := s.bufferq.pop(); op != nil; op = s.bufferq.pop() {
 		s.ready(op)
 	}
-	if s.meta.dirtyFirst != nil {
-		s.env.Exec.Defer(&s.metaTask)
-	}
 }
 
 // fatal notes that a write or sync failed. What is on the disk is unknown from
