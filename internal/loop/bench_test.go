@@ -3,7 +3,9 @@ package loop
 import (
 	"fmt"
 	"os"
+	"syscall"
 	"testing"
+	"time"
 
 	"vitastor/internal/env"
 	"vitastor/internal/sys"
@@ -174,4 +176,30 @@ func benchPlain(b *testing.B, path string, kind env.DiskOpKind) {
 		}
 		offset = nextBlock(offset, 64<<20)
 	}
+}
+
+// BenchmarkIdle measures what a loop with a timer each second costs while
+// nothing happens: ms-CPU/s should stay below 1.
+func BenchmarkIdle(b *testing.B) {
+	l := start(b, Options{})
+	do(b, l, func(finish func()) {
+		var tick env.Timer
+		tick.Fire = func() { l.Arm(&tick, time.Second) }
+		l.Arm(&tick, time.Second)
+		finish()
+	})
+	time.Sleep(200 * time.Millisecond) // let the last event be forgotten
+	began, used := time.Now(), cpuTime(b)
+	for b.Loop() {
+		time.Sleep(time.Second)
+	}
+	b.ReportMetric((cpuTime(b)-used).Seconds()*1e3/time.Since(began).Seconds(), "ms-CPU/s")
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }

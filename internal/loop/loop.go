@@ -84,6 +84,7 @@ type Loop struct {
 	shared []byte // receive buffer for handlers without memory of their own
 	conns  int    // open streams
 
+	iterations uint64
 	interrupts int // waits in a row that ended without an event
 	lastEvent  env.Instant
 	parkAlways bool // with one processor a raw wait would stop all other goroutines
@@ -131,6 +132,19 @@ func (l *Loop) Env() *env.Env {
 	return &env.Env{Clock: l, Exec: l, Net: l, Storage: l, Log: l.log}
 }
 
+// Stats is what a loop knows about itself.
+type Stats struct {
+	Iterations   uint64 // since the start
+	Streams      int    // open or connecting
+	DiskInFlight int    // requests in the kernel's hands
+	Ring         bool   // disks are served by io_uring; known after the first request
+}
+
+// Stats returns the current statistics.
+func (l *Loop) Stats() Stats {
+	return Stats{l.iterations, l.conns, l.io.taken, l.io.ring != nil}
+}
+
 // Run serves events on the calling goroutine, locked to its thread, until ctx
 // ends or Stop is called. Then it closes streams, listeners and disks without
 // calling anybody, after waiting for disk requests in flight. A loop runs once.
@@ -175,6 +189,7 @@ func (l *Loop) shutdown() {
 //
 //go:noinline
 func (l *Loop) iterate() {
+	l.iterations++
 	for range passesPerWait {
 		l.runTimers()
 		l.runTasks()

@@ -363,3 +363,34 @@ func TestChurn(t *testing.T) {
 		}
 	})
 }
+
+// A stream whose peer takes nothing must not keep the loop busy.
+func TestBlockedStreamDoesNotSpin(t *testing.T) {
+	l := start(t, Options{})
+	to := listen(t, l, localhost, func(s env.Stream) env.StreamHandler {
+		s.PauseRead()
+		return &funcs{}
+	})
+	do(t, l, func(finish func()) {
+		s := l.Dial(to, &funcs{})
+		s.Send(&env.SendOp{Parts: [][]byte{make([]byte, 64<<20)}, Done: func(_ *env.SendOp, err error) {
+			if err == nil {
+				t.Error("all was sent")
+			}
+		}})
+		var timer env.Timer
+		before := uint64(0)
+		timer.Fire = func() {
+			if before == 0 { // buffers are full by now
+				before = l.Stats().Iterations
+				l.Arm(&timer, 100*time.Millisecond)
+				return
+			}
+			if st := l.Stats(); st.Iterations-before > 50 || st.Streams != 2 {
+				t.Errorf("%d iterations while nothing could be sent, %+v", st.Iterations-before, st)
+			}
+			finish()
+		}
+		l.Arm(&timer, 200*time.Millisecond)
+	})
+}

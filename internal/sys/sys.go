@@ -11,6 +11,7 @@
 package sys
 
 import (
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -32,6 +33,9 @@ const (
 // EpollWait waits for events of ep for at most timeout (negative: for ever; 0:
 // not at all).
 func EpollWait(ep int, events []EpollEvent, timeout time.Duration, how Waiting) (int, syscall.Errno) {
+	if coarseWait.Load() {
+		return epollWaitCoarse(ep, events, timeout, how)
+	}
 	var limit unix.Timespec
 	var to *unix.Timespec
 	if timeout >= 0 {
@@ -46,6 +50,35 @@ func EpollWait(ep int, events []EpollEvent, timeout time.Duration, how Waiting) 
 	} else {
 		n, _, e = syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
 			uintptr(len(events)), uintptr(unsafe.Pointer(to)), 0, 0)
+	}
+	switch e {
+	case 0:
+		return int(n), 0
+	case unix.ENOSYS, unix.EPERM:
+		coarseWait.Store(true)
+		return epollWaitCoarse(ep, events, timeout, how)
+	}
+	return 0, e
+}
+
+// coarseWait is set where epoll_pwait2 is missing (before kernel 5.11) or not
+// allowed (seccomp filters of that time).
+var coarseWait atomic.Bool
+
+// epollWaitCoarse waits in whole milliseconds, rounded up.
+func epollWaitCoarse(ep int, events []EpollEvent, timeout time.Duration, how Waiting) (int, syscall.Errno) {
+	limit := -1
+	if timeout >= 0 {
+		limit = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
+	}
+	var n uintptr
+	var e syscall.Errno
+	if how == WaitParked {
+		n, _, e = syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+			uintptr(len(events)), uintptr(limit), 0, 0)
+	} else {
+		n, _, e = syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
+			uintptr(len(events)), uintptr(limit), 0, 0)
 	}
 	if e != 0 {
 		return 0, e

@@ -87,6 +87,13 @@ func TestBatchIsBounded(t *testing.T) {
 }
 
 func TestEpollAndEventfd(t *testing.T) {
+	t.Run("nanoseconds", testEpollAndEventfd)
+	coarseWait.Store(true)
+	defer coarseWait.Store(false)
+	t.Run("milliseconds", testEpollAndEventfd)
+}
+
+func testEpollAndEventfd(t *testing.T) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)

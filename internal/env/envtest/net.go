@@ -20,6 +20,7 @@ var netChecks = []check{
 	{"end of stream", checkNetEOF},
 	{"close ends everything", checkNetClose},
 	{"close inside callbacks", checkNetCloseInside},
+	{"close while the end is reported", checkNetCloseFailing},
 	{"send on a closed stream", checkNetSendClosed},
 	{"paused reading is back-pressure", checkNetPause},
 	{"accept may refuse", checkNetAcceptNil},
@@ -378,41 +379,72 @@ func checkNetSendClosed(t *testing.T, w *World) {
 	})
 }
 
+// checkNetPause also sees that nothing is lost or repeated where the transport
+// takes a part of what is queued.
 func checkNetPause(t *testing.T, w *World) {
-	const total = 128 << 20 // more than buffers on the way can hold
+	const sends, partBytes, parts = 60, 65_519, 13 // 49 MiB: more than buffers on the way can hold
+	const total = sends * partBytes * parts
+	mem := pattern(make([]byte, total), 0)
 	w.run(t, func(finish func()) {
-		got, sent, paused := 0, false, false
+		got, sent, paused := 0, 0, false
 		var as env.Stream
+		over := func() {
+			if got == total && sent == sends {
+				finish()
+			}
+		}
 		d, a := &probe{t: t, closed: ignore}, &probe{t: t, closed: ignore}
 		a.received = func(b []byte) {
 			if paused {
 				t.Error("Received while paused")
 			}
-			first := got == 0
-			got += len(b)
-			if first {
+			if first := got == 0; first {
 				paused = true
 				as.PauseRead()
 				w.after(100, func() {
-					if sent {
+					if sent == sends {
 						t.Error("all was sent though the receiver reads nothing")
 					}
 					paused = false
 					as.ResumeRead()
 				})
 			}
-			if got == total && sent {
-				finish()
+			if string(b) != string(mem[got:min(got+len(b), total)]) {
+				stop(t, "stream differs within %d bytes at %d", len(b), got)
 			}
+			got += len(b)
+			over()
 		}
 		w.pair(t, d, a, func(ds, s env.Stream) {
 			as = s
-			send(t, ds, func(error) {
-				if sent = true; got == total {
-					finish()
+			for rest := mem; len(rest) > 0; {
+				var op [][]byte
+				for range parts {
+					op = append(op, rest[:partBytes])
+					rest = rest[partBytes:]
 				}
-			}, make([]byte, total))
+				send(t, ds, func(error) { sent++; over() }, op...)
+			}
 		})
+	})
+}
+
+// checkNetCloseFailing closes a stream while its end is being reported.
+func checkNetCloseFailing(t *testing.T, w *World) {
+	w.run(t, func(finish func()) {
+		completed := 0
+		s := w.Env.Net.Dial(w.Refused, &probe{t: t}) // any callback fails the test
+		for range 2 {
+			send(t, s, func(err error) {
+				if err != env.ErrStreamClosed {
+					t.Errorf("queued send got %v", err)
+				}
+				s.Close()
+				if completed++; completed == 2 {
+					w.after(20, finish)
+				}
+			}, []byte("x"))
+		}
 	})
 }
 
