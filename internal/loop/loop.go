@@ -25,8 +25,10 @@ package loop
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"log/slog"
+	mathrand "math/rand/v2"
 	"runtime"
 	"sync/atomic"
 	"syscall"
@@ -127,9 +129,12 @@ func setDefault(n *int, value int) {
 	}
 }
 
-// Env returns an Env with the parts that the loop implements.
+// Env returns an Env with the parts that the loop implements, and a source of
+// random numbers that is seeded by the operating system.
 func (l *Loop) Env() *env.Env {
-	return &env.Env{Clock: l, Exec: l, Net: l, Storage: l, Log: l.log}
+	var seed [32]byte
+	rand.Read(seed[:]) // never fails
+	return &env.Env{Clock: l, Rand: mathrand.NewChaCha8(seed), Exec: l, Net: l, Storage: l, Log: l.log}
 }
 
 // Stats is what a loop knows about itself.

@@ -141,3 +141,17 @@ func TestNothingAllocatesPerOperation(t *testing.T) {
 		t.Errorf("%.2f allocations per message", n)
 	}
 }
+
+func TestEnvsDrawDifferentNumbers(t *testing.T) {
+	draw := func() uint64 {
+		l, err := New(Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.shutdown()
+		return l.Env().Rand.Uint64()
+	}
+	if a, b := draw(), draw(); a == b {
+		t.Errorf("two processes would draw the same numbers: %d", a)
+	}
+}
