@@ -56,9 +56,12 @@ func (s *Store) ticketDone(t uint64) {
 	}
 	if !s.cached {
 		s.settle(s.completed)
-	} else if s.completed-s.effective > windowSlots/4 {
+		return
+	}
+	if s.completed-s.effective > windowSlots/4 {
 		s.wantRound()
 	}
+	s.wake() // who waits for space asks for a round
 }
 
 // settle applies the effects of all tickets up to t.
@@ -124,7 +127,7 @@ type deleted struct {
 
 // forgetDeletes removes DELETE entries that have nothing older on disk any
 // more. On a write-back disk that is known only up to deleteClock (see
-// round.go).
+// round.go). The newest entry of the store stays (see trim.go).
 func (s *Store) forgetDeletes() {
 	if s.deletes.len() == 0 || s.failed != nil {
 		return
@@ -134,7 +137,7 @@ func (s *Store) forgetDeletes() {
 		clock = s.meta.staleClock()
 	}
 	n := 0
-	for s.deletes.len() > 0 && s.deletes.front().clock < clock {
+	for s.deletes.len() > 0 && s.deletes.front().clock < clock && s.deletesMayGo() {
 		d := s.deletes.pop()
 		n++
 		slot := s.index.find(d.id)

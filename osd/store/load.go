@@ -200,7 +200,7 @@ func (l *loader) verified() {
 	s.meta.clock++
 	l.listBlocks()
 	l.dropChunks()
-	l.repair()
+	l.syncAll(0)
 }
 
 // checkChains tests the rules of every chain that is not a single stable entry

@@ -2,6 +2,19 @@ package store
 
 import "slices"
 
+// syncAll makes durable what was read: after the death of only the process it
+// may still be in the cache of a device, while from now on it counts as durable.
+func (l *loader) syncAll(i int) {
+	switch d := l.s.devices; {
+	case i == len(d):
+		l.repair()
+	case d[i].cached:
+		l.sync(d[i], func() { l.syncAll(i + 1) })
+	default:
+		l.syncAll(i + 1)
+	}
+}
+
 // repair writes the metadata blocks from which entries were dropped, then the
 // store is open. The records dropped last of each object stay in their blocks
 // until the second pass.

@@ -35,7 +35,7 @@ func (s *Store) startRound() {
 	}
 	r.running, r.wanted = true, false
 	r.ops, r.next = r.next, opQueue{}
-	r.lsn, r.clock = s.completed, s.meta.staleClock()
+	r.lsn, r.clock = s.completed, min(s.meta.staleClock(), s.meta.clock)
 	for i, d := range s.devices {
 		r.targets[i] = d.done
 		d.startSync()

@@ -132,7 +132,7 @@ func (s *Store) placeBig(op *Op) {
 		return
 	}
 	h := layout.Head{LSN: layout.LSN(s.lsn + 1), Object: op.OID, Version: op.Version, Stable: stable}
-	e := s.geo.PutBigWrite(s.recs.bytes(r)[recHeader:], h, layout.BlockNum(op.block), s.extBitmap(op, 0), nil, nil)
+	e := s.geo.PutBigWrite(s.recs.bytes(r)[recHeader:], h, layout.BlockNum(op.block), s.extBitmap(op, st.newest), nil, nil)
 	e.IntBitmap(&s.geo).SetBytes(op.Offset, op.Len, s.geo.GranuleBytes)
 	s.fillBigCsums(e.Csums(&s.geo), op)
 	e.Seal()
