@@ -53,11 +53,15 @@ func (w *walk) next() bool {
 	return false
 }
 
-// find moves to the newest visible entry with a version <= v.
+// find moves to the newest visible entry with a version <= v. Versions older
+// than the newest stable one are not found: they may be half overwritten.
 func (w *walk) find(v meta.Version) bool {
 	for w.next() {
 		if w.entry.Version() <= v {
 			return true
+		}
+		if w.stable {
+			break
 		}
 	}
 	return false

@@ -180,8 +180,8 @@ type compactPhase uint8
 
 const (
 	compactReading compactPhase = iota
-	compactWriting
-	compactPlacing // waits for a sync or for room, or the result is on its way
+	compactWriting              // waits for older reads, or is writing
+	compactPlacing              // waits for a sync or for room, or the result is on its way
 )
 
 // compacting is the worker of an object, or nil.
@@ -241,10 +241,12 @@ func (s *Store) newCompactor() *compactor {
 func (s *Store) runCompactor(op *Op) {
 	c := op.worker
 	switch c.phase {
+	case compactWriting:
+		c.copyOut()
 	case compactPlacing:
 		c.place()
 	default:
-		invariant.Fail("store: a compactor was woken while it is writing")
+		invariant.Fail("store: a compactor was woken while it is reading")
 	}
 }
 

@@ -128,7 +128,9 @@ func (c *compactor) step() {
 		c.end(false)
 	case c.phase == compactReading:
 		c.computeSums()
-		c.copyOut()
+		if c.phase = compactWriting; len(c.pieces) == 0 || !s.afterReads(&c.op) {
+			c.copyOut()
+		}
 	default:
 		c.phase = compactPlacing
 		if len(c.pieces) == 0 || !s.dataDev.wait(&c.op) { // durable before the entry: spec §12, D3
@@ -189,7 +191,7 @@ func (c *compactor) computeSums() {
 // copyOut writes the pieces into the data block, neighbours together.
 func (c *compactor) copyOut() {
 	s := c.s
-	c.phase, c.pending = compactWriting, 1
+	c.pending = 1
 	at := s.blockOffset(uint32(s.recs.entry(c.sel.base).Block()))
 	for i := 0; i < len(c.pieces); {
 		from, j := c.pieces[i].from, i+1

@@ -90,6 +90,9 @@ func (s *Store) apply(r ref) {
 	switch {
 	case e.IsOverwrite():
 		s.collect(r, e)
+		if uint64(e.LSN()) != s.effective { // a compaction result: what came over it meanwhile is next
+			s.queueCompact(e.Object())
+		}
 	case e.Type() != layout.BigWrite && (e.Stable() || e.Type() == layout.Commit || e.Type() == layout.Rollback):
 		s.queueCompact(e.Object())
 	}
@@ -232,3 +235,51 @@ func (s *Store) freeRecord(r ref) {
 
 // limboEmpty tells whether nothing waits for readers.
 func (s *Store) limboEmpty() bool { return s.limbo[0].first|s.limbo[1].first == 0 }
+
+// grace lets a compaction wait for the reads that began before it: they may be
+// reading what it is about to write over. Like limbo it has two generations,
+// but only reads count, so that compactions never wait for each other.
+type grace struct {
+	readers [2]int
+	waiting [2]opQueue
+	current uint8
+}
+
+func (g *grace) enter() (generation uint8) {
+	g.readers[g.current]++
+	return g.current
+}
+
+func (s *Store) leaveGrace(generation uint8) {
+	s.grace.readers[generation]--
+	s.advanceGrace()
+}
+
+// afterReads makes op run when all reads that have begun are finished; false
+// if there are none.
+func (s *Store) afterReads(op *Op) bool {
+	g := &s.grace
+	if g.readers[0]+g.readers[1] == 0 {
+		return false
+	}
+	g.waiting[g.current].push(op)
+	s.advanceGrace()
+	return true
+}
+
+func (s *Store) advanceGrace() {
+	g := &s.grace
+	for range 2 {
+		old := g.current ^ 1
+		if g.readers[old] != 0 {
+			return
+		}
+		for op := g.waiting[old].pop(); op != nil; op = g.waiting[old].pop() {
+			s.ready(op)
+		}
+		if g.waiting[g.current].empty() {
+			return
+		}
+		g.current = old
+	}
+}

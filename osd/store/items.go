@@ -120,8 +120,9 @@ func (s *Store) runItem(it *Op) {
 	}
 }
 
-// mustSettle makes it wait until everything of its object is durable: a COMMIT
-// or ROLLBACK says that what is under it needs no verification.
+// mustSettle makes it wait until everything of its object is durable: what is
+// under a COMMIT, a ROLLBACK or an unstable BIG_WRITE counts, but is not
+// verified at start-up.
 func (s *Store) mustSettle(it *Op, st state) bool {
 	if !s.cached {
 		return false

@@ -9,7 +9,14 @@ import (
 
 // startList begins a listing, which waits for everything submitted before.
 func (s *Store) startList(op *Op) {
-	if !s.barrier.wait(op) {
+	l := op.List
+	switch {
+	case l.Pool == 0 || l.PG < 1 || uint32(l.PG) > l.PGCount || l.PGStripeBytes < 4096 ||
+		l.Min.Inode.Pool() != l.Pool || l.Max.Inode.Pool() != l.Pool:
+		s.finish(op, syscall.EINVAL)
+	case !s.Sharded(l.Pool, l.PGCount, l.PGStripeBytes):
+		s.finish(op, syscall.EAGAIN)
+	case !s.barrier.wait(op):
 		s.runList(op)
 	}
 }
@@ -18,19 +25,20 @@ func (s *Store) startList(op *Op) {
 func (s *Store) runList(op *Op) {
 	l := op.List
 	l.Stable, l.Unstable = l.Stable[:0], l.Unstable[:0]
-	if l.Pool == 0 || l.PG < 1 || uint32(l.PG) > l.PGCount || l.PGStripeBytes < 4096 ||
-		l.Min.Inode.Pool() != l.Pool || l.Max.Inode.Pool() != l.Pool {
-		s.finish(op, syscall.EINVAL)
-		return
+	pi := s.index.pool(l.Pool)
+	if s.Sharded(l.Pool, l.PGCount, l.PGStripeBytes) {
+		s.index.each(&pi.cur.tables[l.PG-1], func(slot uint64) bool {
+			s.listObject(l, slotRef(slot))
+			return true
+		})
+	} else { // resharded while the listing waited: slower, but possible
+		s.index.eachPool(pi, func(slot uint64) bool {
+			if meta.PGOf(s.index.objectOf(slotRef(slot)).Stripe, l.PGStripeBytes, l.PGCount) == l.PG {
+				s.listObject(l, slotRef(slot))
+			}
+			return true
+		})
 	}
-	if !s.Sharded(l.Pool, l.PGCount, l.PGStripeBytes) {
-		s.finish(op, syscall.EAGAIN)
-		return
-	}
-	s.index.each(&s.index.pool(l.Pool).cur.tables[l.PG-1], func(slot uint64) bool {
-		s.listObject(l, slotRef(slot))
-		return true
-	})
 	if l.StableLimit > 0 {
 		slices.SortFunc(l.Stable, meta.ObjectVersion.Compare)
 		l.Stable = l.Stable[:min(len(l.Stable), l.StableLimit)]

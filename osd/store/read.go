@@ -15,6 +15,7 @@ type reader struct {
 	s          *Store
 	op         *Op
 	generation uint8
+	grace      uint8
 	head       ref    // of the object when the read began
 	intentSeq  uint64 // of the store
 	from, to   uint32 // range of sources, whole checksum blocks if C > G
@@ -122,7 +123,7 @@ func (s *Store) startRead(op *Op) {
 	s.counters.Reads++
 	s.counters.UserReadBytes += uint64(op.Len)
 	r.version(&w)
-	r.generation = s.readStart()
+	r.generation, r.grace = s.readStart(), s.grace.enter()
 	r.submit()
 }
 
@@ -389,9 +390,10 @@ func (s *Store) verifyPiece(p *piece) bool {
 }
 
 func (r *reader) end() {
-	generation := r.generation
+	generation, grace := r.generation, r.grace
 	r.recycle()
 	r.s.readEnd(generation)
+	r.s.leaveGrace(grace)
 }
 
 // recycle returns the reader and its pool buffers.

@@ -64,6 +64,7 @@ type Store struct {
 	deleteClock               uint64
 	limbo                     [2]limbo
 	generation                uint8
+	grace                     grace
 	round                     round
 	trim                      trimmer
 

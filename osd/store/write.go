@@ -119,7 +119,10 @@ func (s *Store) placeBig(op *Op) {
 	}
 	st := s.state(op.OID)
 	stable := op.Kind == OpWriteStable
-	w, wait := s.roomFor(op, st, s.geo.BigWriteBytes(), useNormal, !stable)
+	if !stable && s.mustSettle(op, st) {
+		return
+	}
+	w, wait := s.roomFor(op, st, s.geo.BigWriteBytes(), useNormal, false)
 	if wait {
 		return
 	}
