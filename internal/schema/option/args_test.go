@@ -115,7 +115,7 @@ func TestHelp(t *testing.T) {
 func TestHelpNotes(t *testing.T) {
 	for name, want := range map[string]string{
 		"recovery_queue_depth": " Default: 1. Limits: 1 to 2048.", "client_queue_depth": " Default: 128. Limits: at least 128.",
-		"rdma_max_msg": " Default: 132096. Limits: at most 134217728. (local)", "osd_num": " Limits: at least 1. (local)",
+		"rdma_max_msg": " Default: 132096. Limits: at most 134217728. (local)", "osd_num": " (local)",
 		"etcd_prefix": " Default: /vitastor. (local)", "osd_network": "",
 	} {
 		if got := Find(name).helpNotes(); got != want {

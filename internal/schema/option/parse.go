@@ -363,6 +363,13 @@ func multipleOf512(v any) string {
 	return fmt.Sprintf("a multiple of 512, at most %d", schema.MaxBlockBytes)
 }
 
+func positive(v any) string {
+	if v.(int64) > 0 {
+		return ""
+	}
+	return "a number from 1"
+}
+
 func port(v any) string {
 	if v.(int64) <= math.MaxUint16 {
 		return ""

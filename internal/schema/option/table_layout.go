@@ -13,7 +13,7 @@ var layoutTable = []Option{
 	{Name: "immediate_commit", Kind: Enum, Choices: []string{"none", "small", "all"}, Default: `"all"`, DefaultText: "all for pools; OSD: none", From: layout | Global,
 		CommandLineOnly: true, Used: daemons | Disk, derive: commitMode,
 		Doc: "Writes that are durable without fsync: all, those smaller than an object, or none. An OSD needs disable_journal_fsync for small and all, and disable_data_fsync for all."},
-	{Name: "osd_num", Kind: Int, Min: 1, Max: 1 << 62, From: layout, CommandLineOnly: true, Used: OSD | Disk, Required: OSD,
+	{Name: "osd_num", Kind: Int, Max: 1 << 62, Check: positive, From: layout, CommandLineOnly: true, Used: OSD | Disk, Required: OSD,
 		Doc: "Number of the OSD, unique in the cluster."},
 	{Name: "meta_format", Kind: Int, Default: "3", Check: oneOf(1, 2, 3), From: layout, CommandLineOnly: true, Used: OSD | Disk,
 		Doc: "Version of the format on disk: 3 is the log-structured one, 2 the journalled one before it, 1 a legacy form of that."},
