@@ -51,7 +51,10 @@ type Conn struct {
 	nextID   uint64
 	serving  int // requests not finished, or with unsent replies
 	first    *Request
-	pongs    [pongsMax]pong
+	// Progress of sending replies, looked at once per second by reap.
+	sentReplies, sentMark uint64
+	sentAt                env.Instant
+	pongs                 [pongsMax]pong
 
 	// Waiting for resources, see wait.go.
 	wait               waitReason
@@ -167,7 +170,12 @@ func (c *Conn) gone() {
 }
 
 // Closed implements env.StreamHandler.
-func (c *Conn) Closed(err error) { c.drop(fmt.Errorf("connection lost: %w", err)) }
+func (c *Conn) Closed(err error) {
+	if c.state != connDialing {
+		err = fmt.Errorf("connection lost: %w", err)
+	}
+	c.drop(err)
+}
 
 // connList is the list of all connections, in the order of their creation.
 type connList struct {

@@ -23,12 +23,14 @@ type fakeWorld struct {
 	listeners map[netip.AddrPort]func(env.Stream) env.StreamHandler
 	ports     uint16
 	shared    []byte
-	window    int             // bytes that a stream takes before its peer reads
+	window    int                     // bytes that a stream takes before its peer reads
+	hang      map[netip.AddrPort]bool // dials never end
+	dialled   func(netip.AddrPort)
 	cut       func(n int) int // how many of n bytes are delivered at once; nil = all
 }
 
 func newFakeWorld() *fakeWorld {
-	w := &fakeWorld{listeners: map[netip.AddrPort]func(env.Stream) env.StreamHandler{}, ports: 40000,
+	w := &fakeWorld{listeners: map[netip.AddrPort]func(env.Stream) env.StreamHandler{}, hang: map[netip.AddrPort]bool{}, ports: 40000,
 		shared: make([]byte, 128<<10), window: 1 << 20, time: 1}
 	w.env = env.Env{Clock: w, Exec: w, Net: w}
 	return w
@@ -62,6 +64,9 @@ func (w *fakeWorld) Listen(a netip.AddrPort, accept func(env.Stream) env.StreamH
 }
 
 func (w *fakeWorld) Dial(a netip.AddrPort, h env.StreamHandler) env.Stream {
+	if w.dialled != nil {
+		w.dialled(a)
+	}
 	w.ports++
 	s := &fakeStream{w: w, h: h, dialing: true, local: netip.AddrPortFrom(a.Addr(), w.ports), remote: a}
 	w.streams = append(w.streams, s)
@@ -168,6 +173,9 @@ func (s *fakeStream) step() bool {
 		return busy
 	}
 	if s.dialing {
+		if s.w.hang[s.remote] {
+			return false
+		}
 		s.connect()
 		return true
 	}
@@ -290,12 +298,18 @@ type rawPeer struct {
 	received []byte
 	reason   error // how the stream ended
 	ready    bool
+	sips     bool // pauses after each piece
 }
 
-func (p *rawPeer) Connected()        { p.ready = true }
-func (p *rawPeer) ReadInto() []byte  { return nil }
-func (p *rawPeer) Received(b []byte) { p.received = append(p.received, b...) }
-func (p *rawPeer) Closed(err error)  { p.reason = err }
+func (p *rawPeer) Connected()       { p.ready = true }
+func (p *rawPeer) ReadInto() []byte { return nil }
+func (p *rawPeer) Received(b []byte) {
+	p.received = append(p.received, b...)
+	if p.sips {
+		p.s.PauseRead()
+	}
+}
+func (p *rawPeer) Closed(err error) { p.reason = err }
 
 func (p *rawPeer) send(b ...[]byte) {
 	p.s.Send(&env.SendOp{Parts: b, Done: func(*env.SendOp, error) {}})

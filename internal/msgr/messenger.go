@@ -139,9 +139,9 @@ func (m *Messenger) everySecond() {
 		next = c.next
 		if c.state == connReady {
 			c.keepAlive(now)
+			c.reap(now)
 		}
 	}
-	m.reap(now)
 }
 
 // SetTimeouts changes the timeouts from now on.

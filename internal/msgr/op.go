@@ -212,7 +212,7 @@ func (c *Conn) pump() {
 
 // reply handles the packet of a reply.
 func (c *Conn) reply(p *wire.Packet) {
-	op := c.table.get(p.ID())
+	op, slot := c.table.get(p.ID())
 	if op == nil {
 		c.drop(fmt.Errorf("reply to request %d (%v), which was not made", p.ID(), p.Op()))
 		return
@@ -231,7 +231,7 @@ func (c *Conn) reply(p *wire.Packet) {
 		c.drop(fmt.Errorf("reply to %v has %d bytes of payload, more than was expected", p.Op(), n))
 		return
 	}
-	c.table.remove(p.ID())
+	c.table.remove(slot)
 	op.AttrBytes, op.BodyBytes = int(pl.Attr), int(pl.Body)
 	if pl.Bytes() == 0 {
 		c.replied(op)

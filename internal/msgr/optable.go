@@ -1,10 +1,12 @@
 package msgr
 
 // opTable finds the Op that a reply belongs to: open addressing with linear
-// probing by the id itself, at most half full. Ids in flight are nearly
-// consecutive, so collisions are rare however long a slow request stays.
+// probing, at most half full. Ids in flight are nearly consecutive; multiplied by
+// the golden ratio they are spread evenly, so searches end at once however many
+// there are, and however long a slow request stays.
 type opTable struct {
 	slots []opSlot // length a power of two, or empty
+	shift uint     // 64 - log2(len(slots))
 	count int
 }
 
@@ -13,7 +15,10 @@ type opSlot struct {
 	op *Op // nil = free
 }
 
-const opTableMin = 64
+const (
+	opTableBitsMin = 6
+	goldenRatio    = 0x9e3779b97f4a7c15
+)
 
 func (t *opTable) put(id uint64, op *Op) {
 	if 2*(t.count+1) > len(t.slots) {
@@ -27,21 +32,21 @@ func (t *opTable) put(id uint64, op *Op) {
 	t.count++
 }
 
-// get returns nil if id is not in the table.
-func (t *opTable) get(id uint64) *Op {
-	if i, ok := t.find(id); ok {
-		return t.slots[i].op
+// get returns the Op and its slot, for remove; nil if id is not in the table.
+func (t *opTable) get(id uint64) (*Op, uint64) {
+	if t.count == 0 {
+		return nil, 0
 	}
-	return nil
+	i := t.home(id)
+	for t.slots[i].op != nil && t.slots[i].id != id {
+		i = t.next(i)
+	}
+	return t.slots[i].op, i
 }
 
-// remove takes id out, and moves later entries of the run so that no search
-// meets the hole before them.
-func (t *opTable) remove(id uint64) {
-	hole, ok := t.find(id)
-	if !ok {
-		return
-	}
+// remove empties a slot that is in use, and moves later entries of the run so
+// that no search meets the hole before them.
+func (t *opTable) remove(hole uint64) {
 	t.count--
 	mask := uint64(len(t.slots) - 1)
 	for i := t.next(hole); t.slots[i].op != nil; i = t.next(i) {
@@ -53,22 +58,13 @@ func (t *opTable) remove(id uint64) {
 	t.slots[hole] = opSlot{}
 }
 
-func (t *opTable) find(id uint64) (uint64, bool) {
-	if t.count == 0 {
-		return 0, false
-	}
-	for i := t.home(id); t.slots[i].op != nil; i = t.next(i) {
-		if t.slots[i].id == id {
-			return i, true
-		}
-	}
-	return 0, false
-}
-
 func (t *opTable) grow() {
 	old := t.slots
-	t.slots = make([]opSlot, max(opTableMin, 2*len(old)))
-	t.count = 0
+	bits := uint(opTableBitsMin)
+	if len(old) > 0 {
+		bits = 65 - t.shift // one more than before
+	}
+	t.slots, t.shift, t.count = make([]opSlot, 1<<bits), 64-bits, 0
 	for _, s := range old {
 		if s.op != nil {
 			t.put(s.id, s.op)
@@ -76,5 +72,5 @@ func (t *opTable) grow() {
 	}
 }
 
-func (t *opTable) home(id uint64) uint64 { return id & uint64(len(t.slots)-1) }
+func (t *opTable) home(id uint64) uint64 { return id * goldenRatio >> t.shift }
 func (t *opTable) next(i uint64) uint64  { return (i + 1) & uint64(len(t.slots)-1) }

@@ -214,6 +214,7 @@ func (r *Request) payloadBytes() int {
 
 // sent runs when the stream does not need the reply's memory any more.
 func (r *Request) sent(*env.SendOp, error) {
+	r.Conn.sentReplies += uint64(r.send.Sent) + 1
 	if f := r.Sent; f != nil {
 		r.Sent = nil
 		f(r)

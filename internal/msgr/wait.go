@@ -123,18 +123,34 @@ func (m *Messenger) wake() {
 	}
 }
 
-// reap drops connections that hold memory for a payload which does not arrive,
-// while others wait for memory.
-func (m *Messenger) reap(now env.Instant) {
-	for c := m.conns.head; c != nil; c = c.next {
-		r := c.incoming
-		if r == nil || r.refused != 0 || r.class.waiters.head == nil {
-			continue
+// reap drops connections that hold what others wait for and make no progress:
+// a payload that does not arrive, or replies that nobody reads. A peer that lost
+// its power looks like that until TCP gives up, which takes a quarter of an
+// hour.
+func (c *Conn) reap(now env.Instant) {
+	sent, replying := c.sentReplies, false
+	var stuck *Request
+	for r := c.first; r != nil; r = r.next {
+		if r.phase == requestReplying {
+			replying = true
+			sent += uint64(r.send.Sent)
 		}
-		if silent := now.Sub(c.progress); silent >= payloadStallMax {
-			c.drop(fmt.Errorf("%d bytes of the payload of %v are missing for %v while others wait for memory",
-				c.sink.left, r.Op(), silent))
+		if r.class.waiters.head != nil && (r.phase == requestReplying || r.phase == requestReceiving && r.refused == 0) {
+			stuck = r
 		}
+	}
+	if sent != c.sentMark || !replying {
+		c.sentMark, c.sentAt = sent, now
+	}
+	if stuck == nil {
+		return
+	}
+	silent, what := now.Sub(c.sentAt), "the reply to %v is not read for %v while others wait for memory"
+	if stuck.phase == requestReceiving {
+		silent, what = now.Sub(c.progress), "the payload of %v does not arrive for %v while others wait for memory"
+	}
+	if silent >= payloadStallMax {
+		c.drop(fmt.Errorf(what, stuck.Op(), silent))
 	}
 }
 

@@ -118,6 +118,48 @@ func TestPeersAreServedWhenClientsFillTheMemory(t *testing.T) {
 	w.run()
 }
 
+// TestDeadReaders: replies that nobody reads must not keep everybody waiting
+// until TCP gives up on their connection.
+func TestDeadReaders(t *testing.T) {
+	w := newFakeWorld()
+	server := newNode(t, &w.env, Options{OSD: 1, Limits: Limits{ClientRequests: 4}})
+	osd := &echoOSD{}
+	server.serve = osd.serve
+	w.window = 100_000
+	var dead, slow *rawPeer
+	for _, p := range []**rawPeer{&dead, &slow} {
+		*p = w.dialRaw(server.addr)
+		w.run()
+		(*p).s.PauseRead()
+		for id := range uint64(2) {
+			(*p).send(raw(wire.RequestMagic, id, 11, uint64(0), uint64(0), uint32(1<<20)))
+		}
+		w.run()
+	}
+	w.advance(time.Minute)
+	must(t, dead.reason == nil && server.m.clients.used == 2+1+1, "nobody waits, %d used", server.m.clients.used)
+	client := newNode(t, &w.env, Options{})
+	done := false
+	op := &Op{Done: func(*Op) { done = true }}
+	(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&op.Packet)
+	connect(t, w, client, server).Submit(op)
+	slow.sips = true
+	for range 9 {
+		must(t, !done, "the OSD is not full")
+		slow.s.ResumeRead()
+		w.advance(time.Second)
+		if dead.s.(*fakeStream).eof {
+			break
+		}
+	}
+	w.run()
+	must(t, done && op.Retval == 0 && !op.Lost, "the client is not served: %v", op.Retval)
+	dead.s.ResumeRead()
+	w.run()
+	must(t, dead.reason != nil && slow.reason == nil, "dead %v, slow %v", dead.reason, slow.reason)
+	wantReason(t, server.reason, "the reply to READ is not read for")
+}
+
 // TestPingFlood: a peer that sends PINGs and does not read the answers.
 func TestPingFlood(t *testing.T) {
 	w := newFakeWorld()
