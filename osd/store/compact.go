@@ -17,6 +17,7 @@ import (
 type compaction struct {
 	queue    fifo[meta.ObjectID]
 	running  int
+	copying  int // of these, not yet waiting for their result to be written
 	active   []*compactor
 	idle     *compactor
 	made     []*compactor // all, for freeing their memory
@@ -68,7 +69,7 @@ func (s *Store) compactMore() {
 		limit = s.cfg.MaxCompactors
 	}
 	limit = min(limit, max(1, s.meta.roomy)) // each needs room for its result
-	for c.draining && c.running < limit && c.queue.len() > 0 {
+	for c.draining && c.copying < limit && c.running < s.cfg.MaxCompactors && c.queue.len() > 0 {
 		id := c.queue.pop()
 		if slot := s.index.find(id); slot != nil {
 			*slot &^= slotQueued
@@ -164,6 +165,7 @@ type compactor struct {
 	over       ref
 	generation uint8
 	again      bool
+	placed     bool
 	phase      compactPhase
 	pending    int
 	failed     bool
@@ -216,7 +218,9 @@ func (s *Store) startCompactor(id meta.ObjectID, forced bool) *compactor {
 	c.op.Kind, c.op.OID, c.op.worker = opCompactor, id, c
 	c.id, c.over, c.failed, c.again = id, c.sel.over, false, false
 	c.generation = s.readStart()
+	c.placed = false
 	s.compact.running++
+	s.compact.copying++
 	s.compact.active = append(s.compact.active, c)
 	c.begin()
 	return c
@@ -288,7 +292,10 @@ func (c *compactor) place() {
 		s.geo.PutBigWrite(dst, h, base.Block(), newest.ExtBitmap(&s.geo), c.written, sums)
 	}
 	c.op.pending = 1
+	c.placed = true
+	s.compact.copying--
 	s.place(&c.op, w, r)
+	s.compactMore()
 }
 
 // stillWanted tells whether the selection is still live: no overwrite entry,
@@ -327,6 +334,10 @@ func (c *compactor) end(done bool) {
 		}
 	}
 	s.compact.running--
+	if !c.placed {
+		s.compact.copying--
+		s.env.Exec.Defer(&s.metaTask) // a block of results may be waiting for it
+	}
 	if c.again {
 		s.queueCompact(c.id)
 	}

@@ -61,7 +61,8 @@ const (
 type metaWrite struct {
 	s          *Store
 	n          uint32
-	entries    int // new ones
+	entries    int  // new ones
+	lazy       bool // all of them are compaction results: nobody waits for it
 	ops        opQueue
 	followers  opQueue // wait for the completion to use the same block again
 	buf        []byte  // M bytes, kept
@@ -189,7 +190,7 @@ func (s *Store) openBlock(n uint32) *metaWrite {
 	} else {
 		m.idleWrites = w.next
 	}
-	w.n, w.entries, w.next, w.staleSince = n, 0, nil, 0
+	w.n, w.entries, w.lazy, w.next, w.staleSince = n, 0, false, nil, 0
 	if m.dirtyLast == nil {
 		m.dirtyFirst = w
 	} else {
@@ -316,7 +317,8 @@ func (m *metaBlocks) staleClock() uint64 {
 
 // flushMeta submits the writes of open blocks. While many writes are under
 // way and a block is being written, the newest open block waits for more
-// entries: that is what keeps write amplification near 1.
+// entries: that is what keeps write amplification near 1. Results of
+// compactions wait for each other, or go with the next write.
 func (s *Store) flushMeta() {
 	m := &s.meta
 	var held *metaWrite
@@ -340,8 +342,16 @@ func (s *Store) flushMeta() {
 // metaBatch is the number of new entries with which a block is not held back.
 const metaBatch = 24
 
+// holds tells whether the newest open block waits for more entries: as long as
+// something under way ends the waiting.
 func (s *Store) holds(w *metaWrite) bool {
-	return w == s.meta.open && len(s.meta.flying) > 0 && w.entries < metaBatch && s.busy()
+	if w != s.meta.open || w.entries >= metaBatch {
+		return false
+	}
+	if w.lazy && s.compact.copying > 0 && s.spaceq.empty() {
+		return true
+	}
+	return len(s.meta.flying) > 0 && s.busy()
 }
 
 // submitMeta takes the image of an open block and writes it.

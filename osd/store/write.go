@@ -292,7 +292,9 @@ func (s *Store) place(op *Op, w *metaWrite, r ref) {
 		invariant.Fail("store: %v", err)
 	}
 	s.addEntry(w, r)
+	w.lazy = op.Kind == opCompactor && (w.lazy || w.entries == 1)
 	w.ops.push(op)
+	s.env.Exec.Defer(&s.metaTask)
 	if op.evaluating {
 		s.evaluated(op)
 	}
