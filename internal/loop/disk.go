@@ -1,8 +1,10 @@
 package loop
 
 import (
+	"cmp"
 	"fmt"
 	"syscall"
+	"time"
 
 	"vitastor/internal/env"
 	"vitastor/internal/invariant"
@@ -73,18 +75,29 @@ func (d *disk) open(path string, o env.DiskOptions) (err error) {
 	return nil
 }
 
+// lockPatience is how long a lock may outlive its process. Requests in flight
+// keep a killed process's file open until the kernel is done with them; so who
+// gets the lock also knows that none of them will still change the disk.
+const lockPatience = 10 * time.Second
+
 func lock(fd int) error {
-	e := sys.LockExclusive(fd)
-	if e != syscall.EWOULDBLOCK {
-		if e != 0 {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		e := sys.LockExclusive(fd)
+		if e == 0 {
+			return nil
+		}
+		if e != syscall.EWOULDBLOCK {
 			return fmt.Errorf("cannot lock it: %w", e)
 		}
-		return nil
+		who, alive := sys.LockHolder(fd)
+		switch {
+		case alive:
+			return fmt.Errorf("it is in use by %s: %w", who, e)
+		case time.Now().After(deadline):
+			return fmt.Errorf("it is locked by a process that cannot be found (%s): "+
+				"stop whatever uses it, also in other containers: %w", cmp.Or(who, "not in /proc/locks"), e)
+		}
 	}
-	if who := sys.LockHolder(fd); who != "" {
-		return fmt.Errorf("it is in use by %s: %w", who, e)
-	}
-	return fmt.Errorf("it is in use by another process: %w", e)
 }
 
 // Info implements env.Disk.

@@ -54,19 +54,30 @@ func LockExclusive(fd int) syscall.Errno {
 }
 
 // LockHolder names the process that holds the lock on fd's file, as "pid 123
-// (name)"; "" when the kernel does not tell.
-func LockHolder(fd int) string {
+// (name)", or "" when it cannot be found. alive is false when there is no such
+// process any more: then the kernel is still busy with what it left behind.
+func LockHolder(fd int) (who string, alive bool) {
 	var st unix.Stat_t
 	locks, err := os.ReadFile("/proc/locks")
 	if err != nil || unix.Fstat(fd, &st) != nil {
-		return ""
+		return "", false
 	}
 	pid := lockHolder(string(locks), unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino)
 	if pid <= 0 {
-		return ""
+		return "", false
 	}
-	name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	return fmt.Sprintf("pid %d (%s)", pid, strings.TrimSpace(string(name)))
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	return fmt.Sprintf("pid %d (%s)", pid, strings.TrimSpace(string(name))), err == nil && !zombie(pid)
+}
+
+// zombie tells whether the process has ended and only waits for its parent.
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return true
+	}
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(state, "Z") || strings.HasPrefix(state, "X")
 }
 
 // lockHolder looks for the lock in the text of /proc/locks, with lines like

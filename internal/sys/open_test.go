@@ -48,8 +48,8 @@ func TestLockAndHolder(t *testing.T) {
 	if e := LockExclusive(b); e != unix.EWOULDBLOCK {
 		t.Errorf("second lock: %v", e)
 	}
-	if h := LockHolder(b); !strings.Contains(h, "pid ") {
-		t.Errorf("holder %q", h)
+	if h, alive := LockHolder(b); !strings.Contains(h, "pid ") || !alive {
+		t.Errorf("holder %q, alive %v", h, alive)
 	}
 	if _, e := OpenDisk(path+"x", OpenDiskFlags{}); e != unix.ENOENT {
 		t.Error(e)
@@ -151,5 +151,28 @@ func TestSockets(t *testing.T) {
 	}
 	if z := zoneName(zoneIndex("lo")); z != "lo" {
 		t.Errorf("zone %q", z)
+	}
+}
+
+func TestZombieIsNotAlive(t *testing.T) {
+	if zombie(os.Getpid()) {
+		t.Error("this process is called dead")
+	}
+	child := exec.Command("true")
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for range 500 { // until it has ended; nobody has waited for it yet
+		if zombie(child.Process.Pid) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !zombie(child.Process.Pid) {
+		t.Error("an ended process that nobody has waited for is called alive")
+	}
+	child.Wait()
+	if !zombie(child.Process.Pid) {
+		t.Error("a gone process is called alive")
 	}
 }
