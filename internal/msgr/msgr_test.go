@@ -229,6 +229,50 @@ func TestDisconnectLosesOpsOnce(t *testing.T) {
 	}
 }
 
+// dropper drops the connection in every callback.
+type dropper struct{ *node }
+
+func (d dropper) Connected(c *Conn) {
+	d.node.Connected(c)
+	op := &Op{Done: func(op *Op) { c.Drop(errUnwanted) }}
+	(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&op.Packet)
+	if c.Submit(op); len(d.events)%2 == 1 {
+		c.Drop(errUnwanted)
+	}
+}
+
+func (d dropper) Disconnected(c *Conn, reason error) {
+	d.node.Disconnected(c, reason)
+	c.Drop(errUnwanted)
+	d.m.Unwant(c.OSD())
+	d.m.Want(c.OSD())
+}
+
+func TestDropInsideCallbacks(t *testing.T) {
+	w := newFakeWorld()
+	var held []*Request
+	client, server, c := pairOf(t, w, func(r *Request) {
+		held = append(held, r)
+		r.Conn.Drop(errUnwanted)
+		if len(held)%2 == 0 {
+			r.Fail(wire.OK)
+		}
+	})
+	client.m.handler = dropper{client}
+	c.Drop(errUnwanted)
+	w.advance(time.Minute)
+	must(t, len(client.events) > 20, "%v", client.events)
+	client.m.Forget(1)
+	server.serve = func(r *Request) { r.Fail(wire.OK) }
+	for i, r := range held {
+		if i%2 == 0 {
+			r.Fail(wire.OK)
+		}
+	}
+	w.advance(time.Minute)
+	must(t, client.m.conns.count == 0 && server.m.conns.count == 0 && server.usedBytes() == 0 && server.m.clients.used == 0, "something is left")
+}
+
 func TestOpsBeyondTheLimitWait(t *testing.T) {
 	w := newFakeWorld()
 	var held []*Request
