@@ -55,9 +55,9 @@ type Config struct {
 	IntentDepth int
 
 	MaxWriteDepth     int // writes in flight; others wait in the store. Default 128
-	MinCompactors     int // default 1
+	MinCompactors     int // at once, even if few writes are in flight. Default 8
 	MaxCompactors     int // default 32
-	CompactQueueStart int // objects to compact before compaction starts. Default 32
+	CompactQueueStart int // objects to compact before compaction starts. Default 128
 	// IntentTrimInterval is the number of in-place writes after which the
 	// start-up verification mark (completed_lsn) is moved. Default 4096.
 	IntentTrimInterval int

@@ -13,17 +13,18 @@ import (
 // its small writes, COMMITs and ROLLBACKs become garbage (spec ondisk.md §8).
 // Objects wait in a queue. Workers start when the queue is long, a write waits
 // for space, or an object is needed in a state that allows writing in place;
-// then they go on until the queue is empty.
+// then they compact what is queued at that time, many at once: a single writer
+// is disturbed rarely, and results share metadata blocks.
 type compaction struct {
-	queue    fifo[meta.ObjectID]
-	running  int
-	copying  int // of these, not yet waiting for their result to be written
-	active   []*compactor
-	idle     *compactor
-	made     []*compactor // all, for freeing their memory
-	draining bool
-	urgent   bool
-	all      opQueue // OpCompact
+	queue   fifo[meta.ObjectID]
+	running int
+	copying int // of these, not yet waiting for their result to be written
+	active  []*compactor
+	idle    *compactor
+	made    []*compactor // all, for freeing their memory
+	quota   int          // objects to compact before the queue has to grow long again
+	urgent  bool
+	all     opQueue // OpCompact
 }
 
 // queueCompact notes that an object has something to compact.
@@ -61,15 +62,16 @@ func (s *Store) compactMore() {
 		return
 	}
 	pressure := !s.spaceq.empty() || !c.all.empty()
-	if c.queue.len() > s.cfg.CompactQueueStart || pressure || c.urgent {
-		c.draining = true
+	if pressure || c.urgent || c.quota == 0 && c.queue.len() > s.cfg.CompactQueueStart {
+		c.quota = c.queue.len()
 	}
 	limit := min(max(2*s.writing, s.cfg.MinCompactors), s.cfg.MaxCompactors)
 	if pressure {
 		limit = s.cfg.MaxCompactors
 	}
 	limit = min(limit, max(1, s.meta.roomy)) // each needs room for its result
-	for c.draining && c.copying < limit && c.running < s.cfg.MaxCompactors && c.queue.len() > 0 {
+	for c.quota > 0 && c.copying < limit && c.running < s.cfg.MaxCompactors && c.queue.len() > 0 {
+		c.quota--
 		id := c.queue.pop()
 		if slot := s.index.find(id); slot != nil {
 			*slot &^= slotQueued
@@ -77,7 +79,7 @@ func (s *Store) compactMore() {
 		}
 	}
 	if c.queue.len() == 0 {
-		c.draining, c.urgent = false, false
+		c.quota, c.urgent = 0, false
 		if c.running == 0 {
 			for op := c.all.pop(); op != nil; op = c.all.pop() {
 				s.ready(op)

@@ -41,9 +41,9 @@ func orDefault[T int | int64 | time.Duration](p *T, v T) {
 func (c *Config) setDefaults() {
 	orDefault(&c.IntentDepth, 8)
 	orDefault(&c.MaxWriteDepth, 128)
-	orDefault(&c.MinCompactors, 1)
+	orDefault(&c.MinCompactors, 8)
 	orDefault(&c.MaxCompactors, 32)
-	orDefault(&c.CompactQueueStart, 32)
+	orDefault(&c.CompactQueueStart, 128)
 	orDefault(&c.IntentTrimInterval, 4096)
 	orDefault(&c.VerifyDepth, 16)
 	orDefault(&c.MinDiscardBytes, 1<<20)
