@@ -37,7 +37,7 @@ var sections = []section{
 	{"wire", benchWire},
 	{"ec", benchEC},
 	{"idle", benchIdle},
-
+	{"store", benchStore},
 }
 
 func main() {

@@ -114,7 +114,13 @@ func New(o Options) (*Loop, error) {
 		l.poll.close()
 		return nil, err
 	}
+	if err := l.clock.open(l); err != nil {
+		l.mail.close()
+		l.poll.close()
+		return nil, err
+	}
 	if err := l.io.open(l); err != nil {
+		l.clock.close()
 		l.mail.close()
 		l.poll.close()
 		return nil, err
@@ -185,6 +191,7 @@ func (l *Loop) shutdown() {
 		}
 	}
 	l.mail.close()
+	l.clock.close()
 	l.poll.close()
 }
 
@@ -238,36 +245,32 @@ func (l *Loop) runTasks() {
 // without an event the scheduler is told, once, that the thread waits: an idle
 // process costs nothing, a loaded one does not pay for it.
 func (l *Loop) wait() []sys.EpollEvent {
-	timeout := l.timeout()
+	block := l.mayBlock()
 	how := sys.WaitRaw
-	if timeout != 0 && (l.interrupts >= interruptsMax || l.parkAlways) {
+	if block && (l.interrupts >= interruptsMax || l.parkAlways) {
 		how = sys.WaitParked
 	}
-	n, e := sys.EpollWait(l.poll.fd, l.poll.events, timeout, how)
+	n, e := sys.EpollWait(l.poll.fd, l.poll.events, block, how)
 	switch {
 	case e == syscall.EINTR:
 		if l.interrupts++; l.io.ready() { // the interruption was a completion
 			l.interrupts = 0
 		}
 	case e != 0:
-		panic("epoll_pwait2: " + e.Error())
-	case n > 0:
+		panic("epoll_pwait: " + e.Error())
+	case n > 1 || n == 1 && l.poll.events[0].Fd != int32(l.clock.fd): // timers alone are no load
 		l.interrupts = 0
 	}
 	return l.poll.events[:n]
 }
 
-// timeout is how long nothing but events needs the loop; negative = for ever.
-func (l *Loop) timeout() time.Duration {
+// mayBlock tells whether nothing but events needs the loop now.
+func (l *Loop) mayBlock() bool {
 	if !l.tasks.Empty() || l.flush.pending() || l.io.pending() || l.stopping.Load() {
-		return 0
+		return false
 	}
 	if l.o.BusyPoll > 0 && l.clock.now.Sub(l.lastEvent) < l.o.BusyPoll {
-		return 0
+		return false
 	}
-	at, ok := l.clock.timers.Next()
-	if !ok {
-		return -1
-	}
-	return max(0, at.Sub(l.clock.now))
+	return !l.clock.due()
 }

@@ -35,6 +35,12 @@ func NewEventfd() (int, error) {
 	return fd, os.NewSyscallError("eventfd", err)
 }
 
+// NewTimerfd makes a non-blocking timer of monotonic time that is not set.
+func NewTimerfd() (int, error) {
+	fd, err := unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_NONBLOCK|unix.TFD_CLOEXEC)
+	return fd, os.NewSyscallError("timerfd_create", err)
+}
+
 // Close closes a descriptor. Nothing useful can be done about an error here;
 // disks are synced before.
 func Close(fd int) { _ = unix.Close(fd) }

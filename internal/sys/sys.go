@@ -11,7 +11,6 @@
 package sys
 
 import (
-	"sync/atomic"
 	"syscall"
 	"time"
 	"unsafe"
@@ -30,60 +29,36 @@ const (
 	WaitParked Waiting = true  // the scheduler uses the thread's processor meanwhile: costs an idle process nothing
 )
 
-// EpollWait waits for events of ep for at most timeout (negative: for ever; 0:
-// not at all).
-func EpollWait(ep int, events []EpollEvent, timeout time.Duration, how Waiting) (int, syscall.Errno) {
-	if coarseWait.Load() {
-		return epollWaitCoarse(ep, events, timeout, how)
-	}
-	var limit unix.Timespec
-	var to *unix.Timespec
-	if timeout >= 0 {
-		limit = unix.NsecToTimespec(int64(timeout))
-		to = &limit
-	}
-	var n uintptr
-	var e syscall.Errno
-	if how == WaitParked {
-		n, _, e = syscall.Syscall6(unix.SYS_EPOLL_PWAIT2, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-			uintptr(len(events)), uintptr(unsafe.Pointer(to)), 0, 0)
-	} else {
-		n, _, e = syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-			uintptr(len(events)), uintptr(unsafe.Pointer(to)), 0, 0)
-	}
-	switch e {
-	case 0:
-		return int(n), 0
-	case unix.ENOSYS, unix.EPERM:
-		coarseWait.Store(true)
-		return epollWaitCoarse(ep, events, timeout, how)
-	}
-	return 0, e
-}
-
-// coarseWait is set where epoll_pwait2 is missing (before kernel 5.11) or not
-// allowed (seccomp filters of that time).
-var coarseWait atomic.Bool
-
-// epollWaitCoarse waits in whole milliseconds, rounded up.
-func epollWaitCoarse(ep int, events []EpollEvent, timeout time.Duration, how Waiting) (int, syscall.Errno) {
-	limit := -1
-	if timeout >= 0 {
-		limit = int(min((timeout+time.Millisecond-1)/time.Millisecond, 1<<30))
+// EpollWait returns events of ep. With block it waits for the first one, for
+// ever: deadlines come from a timerfd in the set, because a time-out would have
+// the kernel start and cancel a timer at every wait.
+func EpollWait(ep int, events []EpollEvent, block bool, how Waiting) (int, syscall.Errno) {
+	timeoutMs := uintptr(0)
+	if block {
+		timeoutMs = ^uintptr(0)
 	}
 	var n uintptr
 	var e syscall.Errno
 	if how == WaitParked {
 		n, _, e = syscall.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-			uintptr(len(events)), uintptr(limit), 0, 0)
+			uintptr(len(events)), timeoutMs, 0, 0)
 	} else {
 		n, _, e = syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))),
-			uintptr(len(events)), uintptr(limit), 0, 0)
+			uintptr(len(events)), timeoutMs, 0, 0)
 	}
 	if e != 0 {
 		return 0, e
 	}
 	return int(n), 0
+}
+
+// SetTimerfd makes fd readable once d (> 0) has passed, instead of at the time
+// that was set before.
+func SetTimerfd(fd int, d time.Duration) syscall.Errno {
+	// struct itimerspec: the interval (none), then the time to the expiry
+	spec := [2]unix.Timespec{{}, unix.NsecToTimespec(max(int64(d), 1))}
+	_, _, e := syscall.RawSyscall6(unix.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(&spec)), 0, 0, 0)
+	return e
 }
 
 // EpollCtl adds, changes or removes (unix.EPOLL_CTL_*) the interest in fd.
@@ -119,7 +94,7 @@ func WakeEventfd(fd int) syscall.Errno {
 	}
 }
 
-// DrainEventfd resets a non-blocking eventfd to 0.
+// DrainEventfd resets a non-blocking eventfd or timerfd to 0.
 func DrainEventfd(fd int) syscall.Errno {
 	var count uint64
 	for {

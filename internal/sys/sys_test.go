@@ -86,14 +86,7 @@ func TestBatchIsBounded(t *testing.T) {
 	}
 }
 
-func TestEpollAndEventfd(t *testing.T) {
-	t.Run("nanoseconds", testEpollAndEventfd)
-	coarseWait.Store(true)
-	defer coarseWait.Store(false)
-	t.Run("milliseconds", testEpollAndEventfd)
-}
-
-func testEpollAndEventfd(t *testing.T) {
+func TestEpollEventfdTimerfd(t *testing.T) {
 	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		t.Fatal(err)
@@ -107,22 +100,38 @@ func testEpollAndEventfd(t *testing.T) {
 	if e := EpollCtl(ep, unix.EPOLL_CTL_ADD, ev, EpollEvent{Events: unix.EPOLLIN, Fd: 12, Pad: 34}); e != 0 {
 		t.Fatal(e)
 	}
+	timer, err := NewTimerfd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(timer)
+	if e := EpollCtl(ep, unix.EPOLL_CTL_ADD, timer, EpollEvent{Events: unix.EPOLLIN, Fd: 56}); e != 0 {
+		t.Fatal(e)
+	}
 	for _, how := range []Waiting{WaitRaw, WaitParked} {
 		out := make([]EpollEvent, 4)
-		start := time.Now()
-		if n, e := EpollWait(ep, out, 0, how); n != 0 || e != 0 {
+		if n, e := EpollWait(ep, out, false, how); n != 0 || e != 0 {
 			t.Error("idle", n, e)
 		}
-		n, e := EpollWait(ep, out, 3*time.Millisecond, how)
+		start := time.Now()
+		for _, d := range []time.Duration{time.Hour, 3 * time.Millisecond} {
+			if e := SetTimerfd(timer, d); e != 0 {
+				t.Fatal(e)
+			}
+		}
+		n, e := EpollWait(ep, out, true, how)
 		for e == unix.EINTR {
-			n, e = EpollWait(ep, out, 3*time.Millisecond, how)
+			n, e = EpollWait(ep, out, true, how)
 		}
-		if d := time.Since(start); n != 0 || e != 0 || d < 3*time.Millisecond {
-			t.Error("timeout", n, e, d)
+		if d := time.Since(start); n != 1 || e != 0 || out[0].Fd != 56 || d < 3*time.Millisecond {
+			t.Error("timer", n, e, out[0], d)
+		}
+		if e := DrainEventfd(timer); e != 0 {
+			t.Error(e)
 		}
 		WakeEventfd(ev)
 		WakeEventfd(ev)
-		if n, e := EpollWait(ep, out, -1, how); n != 1 || e != 0 || out[0].Fd != 12 || out[0].Pad != 34 {
+		if n, e := EpollWait(ep, out, true, how); n != 1 || e != 0 || out[0].Fd != 12 || out[0].Pad != 34 {
 			t.Error("event", n, e, out[0])
 		}
 		if e := DrainEventfd(ev); e != 0 {
@@ -178,8 +187,8 @@ func TestNothingAllocates(t *testing.T) {
 		batch.Add(buf[:10])
 		batch.Add(buf[:20])
 		batch.Send(a)
-		EpollWait(ep, events, time.Second, WaitRaw)
-		EpollWait(ep, events, time.Second, WaitParked)
+		EpollWait(ep, events, true, WaitRaw)
+		EpollWait(ep, events, true, WaitParked)
 		EpollCtl(ep, unix.EPOLL_CTL_MOD, b, EpollEvent{Events: unix.EPOLLIN})
 		Read(b, buf)
 	}); n != 0 {
