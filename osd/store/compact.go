@@ -58,7 +58,7 @@ func (s *Store) longChain(r ref) bool {
 // compactMore starts workers if there is a reason to.
 func (s *Store) compactMore() {
 	c := &s.compact
-	if s.failed != nil || s.closing != nil && c.all.empty() {
+	if s.failed != nil || s.closing != nil && c.all.empty() && s.spaceq.empty() {
 		return
 	}
 	pressure := !s.spaceq.empty() || !c.all.empty()

@@ -161,6 +161,7 @@ func (s *Store) forgetDeletes() {
 	if n > 0 {
 		s.drainLimbo()
 	}
+	s.sweepStale()
 }
 
 // Limbo: records that are out of their chains, and the space they name, stay

@@ -185,7 +185,6 @@ func (l *loader) loaded() {
 // verified goes on when unfinished writes are dropped: the rules of chains and
 // of space have to hold, or the store is not started.
 func (l *loader) verified() {
-	s := l.s
 	err := l.checkChains()
 	if err == nil {
 		err = l.claim()
@@ -195,6 +194,12 @@ func (l *loader) verified() {
 		l.finish()
 		return
 	}
+	l.settleDisputes(func() { l.copyBack(l.claimed) })
+}
+
+// claimed goes on when the content of the store is known.
+func (l *loader) claimed() {
+	s := l.s
 	s.lsn = uint64(max(l.highest, l.completed))
 	s.completed, s.effective = s.lsn, s.lsn
 	s.meta.clock++
@@ -217,12 +222,16 @@ func (l *loader) checkChains() error {
 		*slot &^= slotQueued
 		head := slotRef(*slot)
 		chain = s.chain(chain[:0], head)
-		for _, e := range chain.Check() {
-			if !e.Fatal() {
+		if e := fatalRule(chain); e != nil {
+			if s.cfg.SkipCorruptedEntries {
+				l.dropObject(id, e.Error())
 				continue
 			}
 			return fmt.Errorf("%w: %s: %w: run a check of the store; remove the object's entries, recovery restores it from other OSDs",
 				ErrCorrupt, l.metaPath(), e)
+		}
+		if s.cached {
+			l.noteCopies(chain)
 		}
 		compactable := false
 		for r := head; r != 0; r = s.recs.older(r) {
@@ -247,6 +256,16 @@ func (l *loader) checkChains() error {
 		}
 		return a.id.Compare(b.id)
 	})
+	return nil
+}
+
+// fatalRule is the first violated rule with which a store must not start.
+func fatalRule(c layout.Chain) *layout.RuleError {
+	for _, e := range c.Check() {
+		if e.Fatal() {
+			return e
+		}
+	}
 	return nil
 }
 
@@ -277,48 +296,4 @@ func (l *loader) loadDelete(id meta.ObjectID, head ref) {
 		}
 		return
 	}
-}
-
-// claim takes the space of all entries.
-func (l *loader) claim() error {
-	s := l.s
-	g := uint64(s.geo.GranuleBytes)
-	return s.recs.each(func(r ref) error {
-		if s.recs.has(r, flagDead) {
-			return nil // dropped, on its way out
-		}
-		e := s.recs.entry(r)
-		s.durableLSN = max(s.durableLSN, uint64(e.LSN()))
-		switch {
-		case e.IsBig():
-			if s.blocks.get(int(e.Block())) {
-				return l.doubleClaim(r, fmt.Sprintf("data block %d", e.Block()))
-			}
-			s.claimBlock(e.Object().Inode, uint32(e.Block()))
-		case e.Type() == layout.SmallWrite && e.Len() != 0:
-			at, n := int(e.Location()/g), int(uint64(e.Len())/g)
-			if !s.buffer.free(at, n) {
-				return l.doubleClaim(r, fmt.Sprintf("buffer range %d+%d", e.Location(), e.Len()))
-			}
-			s.buffer.claim(at, n)
-		}
-		return nil
-	})
-}
-
-func (l *loader) doubleClaim(r ref, what string) error {
-	e := l.s.recs.entry(r)
-	other := ""
-	_ = l.s.recs.each(func(x ref) error {
-		o := l.s.recs.entry(x)
-		if x != r && !l.s.recs.has(x, flagDead) && (e.IsBig() && o.IsBig() && o.Block() == e.Block() ||
-			e.Type() == layout.SmallWrite && o.Type() == layout.SmallWrite &&
-				o.Location() < e.Location()+uint64(e.Len()) && e.Location() < o.Location()+uint64(o.Len())) {
-			other = o.String()
-		}
-		return nil
-	})
-	return fmt.Errorf("%w: %s: %s belongs to %v and to %s: run a check of the store; "+
-		"the repair option drops the objects that checksums do not confirm, recovery restores them from other OSDs",
-		ErrDoubleUsed, l.metaPath(), what, e, other)
 }

@@ -124,6 +124,9 @@ type loader struct {
 	verifiers []*verifier
 	checked   int
 	compact   []queued
+	copies    []lostCopy
+	disputes  []ref    // entries whose space has another owner, too
+	owned     [][]byte // memory to free
 }
 
 // loadChunk is one of the requests that are in flight at a time.
@@ -173,6 +176,9 @@ func (l *loader) finish() {
 	l.dropChunks()
 	for _, v := range l.verifiers {
 		pinned.Free(v.buf)
+	}
+	for _, b := range l.owned {
+		pinned.Free(b)
 	}
 	if l.err != nil {
 		s.free()

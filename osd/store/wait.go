@@ -52,8 +52,15 @@ func (s *Store) retryAll() {
 // mayRelease tells whether something under way can release space or room. Each
 // of these ends with a wake.
 func (s *Store) mayRelease() bool {
+	waiting := 0
+	for op := s.spaceq.first; op != nil; op = op.qnext {
+		if op.Kind == opCompactor {
+			waiting++
+		}
+	}
+	c := &s.compact
 	return s.effective < s.lsn || // entries in flight, or not yet synced
-		s.compact.running > 0 || s.compact.queue.len() > 0 ||
+		c.running > waiting || c.queue.len() > 0 && c.running < s.cfg.MaxCompactors ||
 		!s.limboEmpty() || // readers
 		len(s.meta.flying) > 0 || s.meta.dirtyFirst != nil ||
 		s.deletes.len() > 0 && s.deletesMayGo() ||
