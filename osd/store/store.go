@@ -187,7 +187,7 @@ func (op *Op) prepare(s *Store) {
 	invariant.Must(op.qnext == nil && !op.locked, "store: an operation was submitted while it is running")
 	op.s, op.Err = s, 0
 	op.step, op.path, op.pending, op.compacted = stepStart, pathPlain, 0, false
-	op.ref, op.cursor, op.running = 0, 0, 0
+	op.ref, op.cursor, op.running, op.parent = 0, 0, 0, nil
 	if !op.bound {
 		op.bound = true
 		op.disk.Done = op.diskDone
@@ -259,7 +259,7 @@ const (
 // busy tells whether so many writes are in flight that each byte written
 // matters more than the latency of one of them.
 func (s *Store) busy() bool {
-	return s.cfg.IntentDepth >= 0 && s.depth >= s.cfg.IntentDepth*depthScale*3/4
+	return s.cfg.IntentDepth == 1 || s.cfg.IntentDepth > 1 && s.depth >= s.cfg.IntentDepth*depthScale*3/4
 }
 
 // ready makes op go on when the current event is over.
@@ -323,7 +323,7 @@ func (s *Store) finish(op *Op, err syscall.Errno) {
 			s.ready(next)
 		}
 	}
-	if op.Kind == opItem {
+	if op.parent != nil {
 		s.itemDone(op)
 		return
 	}
