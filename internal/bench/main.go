@@ -37,6 +37,7 @@ var sections = []section{
 	{"wire", benchWire},
 	{"ec", benchEC},
 	{"idle", benchIdle},
+	{"msgr", benchMessages},
 	{"store", benchStore},
 }
 

@@ -25,6 +25,9 @@ func (r *rig) runJob(j Job) (Result, error) {
 			order = []*driver{raw, ours}
 		}
 		for _, d := range order {
+			if o := r.o.Only; o == StoreSide && d == raw || o == RawSide && d == ours {
+				continue
+			}
 			if err := r.segment(d, &res, i > 0); err != nil {
 				return res, err
 			}
@@ -111,9 +114,9 @@ func (res *Result) average() {
 func (d *driver) figures() Figures {
 	slices.Sort(d.latency)
 	return Figures{
-		IOPS: float64(d.ops) / d.spent.elapsed.Seconds(),
+		IOPS: float64(d.ops) / max(d.spent.elapsed.Seconds(), 1e-9),
 		P50:  percentile(d.latency, 50), P99: percentile(d.latency, 99),
-		CPU: d.spent.cpu / time.Duration(d.ops),
+		CPU: d.spent.cpu / time.Duration(max(d.ops, 1)),
 	}
 }
 

@@ -179,6 +179,10 @@ func (r *rig) openStore(intentDepth int) error {
 	return call(r.l, func(finish func(error)) {
 		c := r.cfg
 		c.IntentDepth = intentDepth
+		c.DiscardGranularityBytes = -1 // a hole in a file costs the next write much more than a trimmed block of a disk
+		if r.o.Tune != nil {
+			r.o.Tune(&c)
+		}
 		e := r.l.Env()
 		store.Open(e, store.Disks{Data: r.counted, Meta: r.counted, Buffer: r.counted}, c, func(s *store.Store, err error) {
 			r.s = s

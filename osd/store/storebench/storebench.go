@@ -24,15 +24,27 @@ import (
 // Options are the conditions of a run. The zero value of a field means the
 // default named in its comment.
 type Options struct {
-	Dir          string        // for the file, which is deleted afterwards; "" = the current one
-	Mode         env.DiskMode  // how the file is opened
-	DataSetBytes int64         // objects that exist and are worked on. Default 512 MiB
-	CsumBytes    uint32        // checksum block; 0 = no checksums
-	Volatile     bool          // the disk has a cache: commit by syncs. Default: write-through
-	Rounds       int           // measured pairs per job, after one that is not. Default 5
-	RoundTime    time.Duration // of each side of a pair. Default 300 ms
-	Jobs         []Job
+	Dir          string              // for the file, which is deleted afterwards; "" = the current one
+	Mode         env.DiskMode        // how the file is opened
+	DataSetBytes int64               // objects that exist and are worked on. Default 512 MiB
+	CsumBytes    uint32              // checksum block; 0 = no checksums
+	Volatile     bool                // the disk has a cache: commit by syncs. Default: write-through
+	Rounds       int                 // measured pairs per job, after one that is not. Default 5
+	RoundTime    time.Duration       // of each side of a pair. Default 300 ms
+	Tune         func(*store.Config) // changes the configuration of the store; nil = nothing
+	// Only leaves away one side of the pairs, for profiling.
+	Only Side
+	Jobs []Job
 }
+
+// Side is the store or the bare disk.
+type Side uint8
+
+const (
+	BothSides Side = iota
+	StoreSide
+	RawSide
+)
 
 // Job is one workload.
 type Job struct {
