@@ -81,12 +81,12 @@ func (s *Store) base(r ref) ref {
 // if there is none. Compaction results do not count: whether they are durable
 // makes no difference to what the chain means.
 func (s *Store) unsettled(head ref) ref {
-	for r := head; r != 0; r = s.recs.older(r) {
-		if s.recs.has(r, flagUnsettled) && uint64(s.recs.entry(r).LSN()) > s.effective {
+	for r := head; r != 0 && s.recs.has(r, flagUnsettled); r = s.recs.older(r) {
+		if uint64(s.recs.entry(r).LSN()) > s.effective {
 			return r
 		}
 	}
-	return 0
+	return 0 // what is under a settled entry is settled, too
 }
 
 // push links r as the newest record of its object.

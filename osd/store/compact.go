@@ -324,6 +324,7 @@ func (c *compactor) end(done bool) {
 	if done {
 		s.counters.Compactions++
 	} else {
+		invariant.Sometimes("store: a compaction is given up")
 		s.counters.CompactionsGivenUp++
 	}
 	for i, a := range s.compact.active {
@@ -369,6 +370,7 @@ func (s *Store) compactFirst(it *Op) bool {
 		return false
 	}
 	c.watchers.push(it)
+	invariant.Sometimes("store: a rollback waits for a compaction")
 	return true
 }
 

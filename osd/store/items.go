@@ -3,6 +3,7 @@ package store
 import (
 	"syscall"
 
+	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/osd/store/layout"
 )
@@ -217,6 +218,7 @@ func (s *Store) rollback(it *Op, st state) {
 		s.placePlain(it, st, layout.Delete, 0)
 	case s.mustSettle(it, st):
 	case left.stable && s.recs.entry(left.newest).IsBig():
+		invariant.Sometimes("store: a rollback states what is left")
 		s.restate(it, st, left.newest)
 	case left.stable && (left.droppedBig || left.rolledBack) && s.compactFirst(it):
 	default:

@@ -4,6 +4,7 @@ import (
 	"syscall"
 
 	"vitastor/internal/env"
+	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
@@ -103,6 +104,7 @@ func (s *Store) startRead(op *Op) {
 	}
 	if h := s.locks.holder(op.OID); h != nil && h != op && h.path == pathIntent && h.ref != 0 && h.overlaps(op) {
 		// A write in place is running: wait for it, and keep others away.
+		invariant.Sometimes("store: a read waits for a write in place")
 		if !s.locks.take(op) {
 			return
 		}
@@ -246,6 +248,7 @@ func (r *reader) takeBuffer(p *piece) (ok bool) {
 	var err error
 	p.buf, err = pinned.AlignedBuffer(n)
 	p.own = true
+	invariant.Sometimes("store: a read takes memory from the system")
 	return err == nil
 }
 
@@ -323,6 +326,7 @@ func (r *reader) done(err error) {
 	if s.intentSeq != r.intentSeq && r.disturbed() {
 		r.end()
 		s.counters.ReadRetries++
+		invariant.Sometimes("store: a read is repeated after a write in place")
 		if op.locked || s.locks.take(op) {
 			s.ready(op)
 		}

@@ -2,6 +2,7 @@ package store
 
 import (
 	"vitastor/internal/env"
+	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/internal/pinned"
 	"vitastor/osd/store/layout"
@@ -142,6 +143,10 @@ func (v *verifier) done(op *env.DiskOp) {
 // a crash in between cannot bring them back without it (spec §7.3, D8).
 func (v *verifier) drop() {
 	l, s := v.l, v.l.s
+	invariant.Sometimes("store: an unfinished write is dropped at start-up")
+	if v.bad > 0 {
+		invariant.Sometimes("store: several entries of an object are dropped at start-up")
+	}
 	if s.env.Log != nil {
 		s.env.Log.Info("unfinished write is dropped", "entry", v.chain[v.bad].String(), "newer", v.bad)
 	}

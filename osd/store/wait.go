@@ -1,6 +1,10 @@
 package store
 
-import "syscall"
+import (
+	"syscall"
+
+	"vitastor/internal/invariant"
+)
 
 // waitSpace makes op wait for data blocks, buffer space, metadata room or
 // tickets. It is tried again whenever something was released. When nothing is
@@ -98,6 +102,7 @@ func (s *Store) sweepStale() {
 		if m.table[b].staleSince > s.deletes.front().clock || m.table[b].state != blockIdle {
 			return
 		}
+		invariant.Sometimes("store: a stale metadata block is rewritten")
 		s.openBlock(b)
 	}
 }

@@ -241,6 +241,7 @@ func (s *Store) writeIntent(op *Op, st state) {
 // durable yet, or wait until it is (spec §6.7).
 func (s *Store) roomFor(op *Op, st state, size int, use metaUse, chained bool) (w *metaWrite, wait bool) {
 	if s.windowFull() {
+		invariant.Sometimes("store: the window of tickets is full")
 		if s.cached {
 			s.wantRound()
 		}
@@ -258,10 +259,12 @@ func (s *Store) roomBeside(op *Op, r ref, size int, use metaUse) (w *metaWrite, 
 	n := s.recs.block(r)
 	if w := s.writeOf(n); w != nil && s.meta.table[n].state == blockWriting {
 		w.followers.push(op)
+		invariant.Sometimes("store: the block of an unsynced entry is being written")
 		return nil, true
 	}
 	if !s.allows(n, size, use) {
 		s.afterSettled(op, uint64(s.recs.entry(r).LSN()))
+		invariant.Sometimes("store: no room beside an unsynced entry")
 		return nil, true
 	}
 	if w := s.writeOf(n); w != nil {
