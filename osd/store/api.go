@@ -67,6 +67,11 @@ type Config struct {
 	// RepairDoubleClaims lets a store start in which two objects claim the same
 	// space: an object whose claim cannot be confirmed by checksums is dropped.
 	RepairDoubleClaims bool
+	// RepairLostCopies is for the first start on write-back disks without
+	// checksums that release 3.0.8 has written last: data which its compaction
+	// may have lost in a power failure is copied again. Wrong on disks that we
+	// have written.
+	RepairLostCopies bool
 
 	DiscardOnStart          bool
 	MinDiscardBytes         int64 // default 1 MiB
@@ -177,8 +182,10 @@ type List struct {
 
 // Counters count since the start. Bytes are those submitted to the disks.
 type Counters struct {
-	Reads, Writes, Deletes, Stabilized, RolledBack, Syncs uint64
-	UserWriteBytes, UserReadBytes                         uint64
+	// Items that needed an entry; others were in the wanted state already.
+	Stabilized, RolledBack        uint64
+	Reads, Writes, Deletes, Syncs uint64
+	UserWriteBytes, UserReadBytes uint64
 
 	DataWrites, DataWriteBytes              uint64 // new blocks and in-place writes
 	BufferWrites, BufferWriteBytes          uint64

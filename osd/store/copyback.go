@@ -13,8 +13,12 @@ import (
 // On write-back disks release 3.0.8 does not sync the data that a compaction
 // copies before it writes the result (spec ondisk.md §12, D3). After a power
 // loss the block may lack data which is still in the buffer area, under
-// entries that are garbage by now. Start-up compares the two and copies again
-// what was lost (§7.3).
+// entries that are garbage by now. Start-up copies it again (§7.3), but only
+// where that is proven: the checksums of the result refute the block as it is
+// and confirm what it becomes. An old small write that differs from the block
+// proves nothing: it may have been rolled back, or written over, by entries that
+// have left the disk. So without checksums nothing is done unless
+// Config.RepairLostCopies says that 3.0.8 has written the disk last.
 
 // lostCopy is a compaction result with the small writes, newest first, whose
 // data it should contain. Entries are copies.
@@ -140,6 +144,7 @@ func (k *copier) compare(c *lostCopy, n int) {
 		}
 		k.covered.SetBytes(offset, length, uint32(g))
 	}
+	k.prove(c)
 	k.write(c)
 }
 
@@ -154,6 +159,23 @@ func (k *copier) merge(offset uint32, data []byte) {
 			k.lost = append(k.lost, i)
 		}
 	}
+}
+
+// prove leaves those lost granules that checksums confirm in their new state.
+func (k *copier) prove(c *lostCopy) {
+	g := &k.l.s.geo
+	if g.CsumBytes == 0 {
+		return
+	}
+	size := int(g.CsumBytes)
+	proven := k.lost[:0]
+	for _, i := range k.lost {
+		b := i * int(g.GranuleBytes) / size
+		if g.VerifyCsumBlock(c.base, b, k.block[b*size:(b+1)*size]) {
+			proven = append(proven, i)
+		}
+	}
+	k.lost = proven
 }
 
 func (k *copier) write(c *lostCopy) {

@@ -230,7 +230,7 @@ func (l *loader) checkChains() error {
 			return fmt.Errorf("%w: %s: %w: run a check of the store; remove the object's entries, recovery restores it from other OSDs",
 				ErrCorrupt, l.metaPath(), e)
 		}
-		if s.cached {
+		if s.cached && (s.geo.CsumBytes != 0 || s.cfg.RepairLostCopies) {
 			l.noteCopies(chain)
 		}
 		compactable := false

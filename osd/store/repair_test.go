@@ -130,7 +130,7 @@ func TestSkipCorruptedEntries(t *testing.T) {
 // Data that a compaction of release 3.0.8 has lost is copied again (D3).
 func TestLostCompactionCopy(t *testing.T) {
 	for _, sums := range []uint32{0, 4096, 16384} {
-		r := newRig(t, cachedDisk, csum(sums))
+		r := newRig(t, cachedDisk, csum(sums), with(func(c *Config) { c.RepairLostCopies = sums == 0 }))
 		a := oid(1)
 		r.want(stableOp(a, 1, 0, 131072, 10), 0)
 		r.want(stableOp(a, 2, 4096, 8192, 11), 0)

@@ -356,6 +356,11 @@ func (s *Store) partDone(op *Op) {
 		s.counters.Deletes++
 		s.acknowledge(op)
 	default:
+		if op.parent.Kind == OpStabilize {
+			s.counters.Stabilized++
+		} else {
+			s.counters.RolledBack++
+		}
 		s.finish(op, 0)
 	}
 }
