@@ -9,6 +9,7 @@ NEEDS := gcc:gcc etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext
 FUZZTIME ?= 30s
 DURATION ?= 30m
 SEED ?= random
+CRASH_POINTS ?= 100000
 
 .PHONY: help build test test-integrations race fuzz soak bench lint demo docs deps clean
 .DEFAULT_GOAL := help
@@ -25,8 +26,8 @@ build: ## compile everything; programs go to bin/
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: deps ## heavier suites: real processes, crash points, race detector
-	$(GO) test -timeout 10m -count=1 ./internal/... ./osd/... -run 'Alloc|Zero'
+test-integrations: deps ## heavier suites: 100 000 crash points, race detector
+	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
 	$(GO) test -race -timeout 20m ./internal/...
 
 race: deps ## the tests under the race detector
@@ -35,11 +36,22 @@ race: deps ## the tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME each (default 30s)
 	$(GO) -C internal/tools run ./fuzzall -root ../.. -time $(FUZZTIME)
 
-soak: ## hours of random histories: make soak SEED=... DURATION=30m
-	$(GO) -C internal/tools run ./soak -root ../.. -seed $(SEED) -duration $(DURATION)
+soak: ## hours of random histories with crashes: make soak SEED=... DURATION=30m
+	$(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./osd/store/crashtest -args -seed=$(SEED) -duration=$(DURATION)
 
 bench: ## the table of figures, paired with C and raw I/O in the same run
 	$(GO) run ./internal/bench
+
+demo: build ## a disk, a writer that is killed again and again, and nothing lost
+	@mkdir -p tmp/demo
+	@test -f tmp/demo/osd1.img || { truncate -s 1G tmp/demo/osd1.img && \
+		bin/vitastor-disk prepare --osd_num 1 --data_device tmp/demo/osd1.img --meta_reserve 2x,16M \
+		--data_csum_type crc32c --disable_data_fsync 1; }
+	@$(GO) run ./internal/e2e/storekill -file tmp/demo/osd1.img -rounds 5
+	@bin/vitastor-disk check tmp/demo/osd1.img
+	@echo "The disk stays in tmp/demo/osd1.img (a second make demo goes on with it). Try:"
+	@echo "  bin/vitastor-disk read-sb tmp/demo/osd1.img"
+	@echo "  bin/vitastor-disk dump-meta tmp/demo/osd1.img | head"
 
 lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these'; exit 1; }
