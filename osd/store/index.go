@@ -157,6 +157,20 @@ func (x *index) lookup(t *table, id meta.ObjectID, h uint32) *uint64 {
 	}
 }
 
+// peek reads the slot where the search for an object begins.
+func (x *index) peek(id meta.ObjectID) uint64 {
+	pi := x.pool(id.Inode.Pool())
+	if pi == nil {
+		return 0
+	}
+	t := pi.cur.table(id)
+	if len(t.dir) == 0 {
+		return 0
+	}
+	h := x.hash(id)
+	return x.segment(t.dir[h>>segmentBits&(1<<t.depth-1)])[h%segmentSlots]
+}
+
 func (x *index) objectOf(r ref) meta.ObjectID {
 	b := x.recs.bytes(r)[recHeader:]
 	return meta.ObjectID{Inode: meta.Inode(binary.LittleEndian.Uint64(b[16:])), Stripe: binary.LittleEndian.Uint64(b[24:])}

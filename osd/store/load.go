@@ -21,8 +21,12 @@ func (l *loader) load(c *loadChunk) {
 	}
 }
 
+// loadBlock takes the entries of a block: first it looks at the index where
+// they belong, then it puts them in. The looks do not depend on each other, so
+// the processor waits for memory about once, not for every entry.
 func (l *loader) loadBlock(n uint32, block []byte) {
 	s := l.s
+	entries := l.entries[:0]
 	for sc := s.geo.ScanBlock(block); sc.Next(); {
 		switch {
 		case sc.Fault != layout.NoFault:
@@ -39,10 +43,17 @@ func (l *loader) loadBlock(n uint32, block []byte) {
 		case sc.Entry.Garbage():
 			s.meta.makeStale(n)
 		default:
-			if err := l.loadEntry(n, sc.Entry); err != nil {
-				l.fail(err)
-				return
-			}
+			entries = append(entries, sc.Entry)
+		}
+	}
+	l.entries = entries
+	for _, e := range entries {
+		l.peeked += s.index.peek(e.Object())
+	}
+	for _, e := range entries {
+		if err := l.loadEntry(n, e); err != nil {
+			l.fail(err)
+			return
 		}
 	}
 }

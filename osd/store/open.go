@@ -114,6 +114,9 @@ type loader struct {
 	work      func(c *loadChunk)
 	lastTold  env.Instant
 
+	entries []layout.Entry // of the block that is being loaded
+	peeked  uint64         // means nothing, see loadBlock
+
 	completed layout.LSN // of the superblock
 	highest   layout.LSN
 	suspects  fifo[meta.ObjectID] // objects that are more than one stable entry
