@@ -69,7 +69,7 @@ func (s *Store) compactMore() {
 	if pressure {
 		limit = s.cfg.MaxCompactors
 	}
-	limit = min(limit, max(1, s.meta.roomy)) // each needs room for its result
+	limit = min(limit, max(1, s.meta.roomy-1)) // each needs room for its result
 	for c.quota > 0 && c.copying < limit && c.running < s.cfg.MaxCompactors && c.queue.len() > 0 {
 		c.quota--
 		id := c.queue.pop()

@@ -161,21 +161,37 @@ func (s *Store) chooseBlock(size int, use metaUse) *metaWrite {
 	if m.open != nil && s.allows(m.open.n, size, use) {
 		return m.open
 	}
-	for k := metaClasses - 1; k >= 0; k-- {
-		if m.class[k] == 0 {
-			continue
-		}
-		n := m.class[k] - 1 // one of the emptiest
-		if !s.allows(n, size, use) {
-			if use == useNormal {
-				return nil // the emptiest is not empty enough
-			}
-			continue
-		}
-		m.open = s.openBlock(n)
-		return m.open
+	n, ok := uint32(0), false
+	if use != useNormal && m.roomy <= s.metaReserve {
+		n, ok = s.fullestBlock(size, use) // spare the reserve
+	} else {
+		n, ok = s.emptiestBlock(size, use)
 	}
-	return nil
+	if !ok {
+		return nil
+	}
+	m.open = s.openBlock(n)
+	return m.open
+}
+
+// emptiestBlock finds one of the idle blocks with the most room.
+func (s *Store) emptiestBlock(size int, use metaUse) (n uint32, ok bool) {
+	for k := metaClasses - 1; k >= 0; k-- {
+		if n := s.meta.class[k]; n != 0 {
+			return n - 1, s.allows(n-1, size, use)
+		}
+	}
+	return 0, false
+}
+
+// fullestBlock finds one of the idle blocks with the least room that is enough.
+func (s *Store) fullestBlock(size int, use metaUse) (n uint32, ok bool) {
+	for k := range s.meta.class {
+		if n := s.meta.class[k]; n != 0 && s.allows(n-1, size, use) {
+			return n - 1, true
+		}
+	}
+	return 0, false
 }
 
 // openBlock makes an idle block open.

@@ -31,6 +31,9 @@ func (s *Store) retrySpace() {
 	if !s.spaceq.empty() && s.failed == nil {
 		s.compactMore()
 		s.sweepStale()
+		if s.meta.dirtyFirst != nil { // what is held back must not be what is waited for
+			s.env.Exec.Defer(&s.metaTask)
+		}
 		if s.cached && (s.effective < s.completed || s.deletes.len() > 0 && s.meta.staleClock() > s.deletes.front().clock) {
 			s.wantRound()
 		}
