@@ -173,7 +173,6 @@ func (k *checker) metadata() error {
 // data compares the allocators with what entries and running writes claim.
 func (k *checker) data() error {
 	s := k.s
-	big, small := 0, 0
 	for b := range s.locks.buckets {
 		for op := s.locks.buckets[b]; op != nil; op = op.lockNext {
 			if op.path == pathBig && op.step == stepPlace && op.ref == 0 { // block taken, no entry yet
@@ -182,7 +181,6 @@ func (k *checker) data() error {
 				}
 				k.blocks[op.block] = op.OID.Inode
 				k.space[s.statInode(op.OID.Inode)] += uint64(s.geo.BlockBytes)
-				big++
 			}
 		}
 	}
@@ -192,14 +190,14 @@ func (k *checker) data() error {
 		}
 	}
 	if want := len(k.blocks) + s.discarding(); want != s.blocks.used {
-		return fmt.Errorf("%d data blocks are claimed (%d of running writes), %d are not free", want, big, s.blocks.used)
+		return fmt.Errorf("%d data blocks are claimed, %d are not free", want, s.blocks.used)
 	}
 	for g := range k.granules {
 		if !s.buffer.get(int(g / uint64(s.geo.GranuleBytes))) {
 			return fmt.Errorf("buffer at %d is used, but free", g)
 		}
 	}
-	if want := len(k.granules) + small; want != s.buffer.used {
+	if want := len(k.granules); want != s.buffer.used {
 		return fmt.Errorf("%d granules of the buffer area are claimed, %d are not free", want, s.buffer.used)
 	}
 	if len(k.space) != len(s.inodes) {

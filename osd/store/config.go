@@ -84,7 +84,6 @@ func (c *Config) geometry(d Disks) (layout.Geometry, error) {
 		err = fmt.Errorf("metadata area of %d bytes has more than %d blocks: use larger metadata blocks", a.MetaLen, flagFrees)
 	case int(c.CsumBytes) > pinned.MaxBufferBytes:
 		err = fmt.Errorf("csum_block_size is %d, more than %d is not supported", c.CsumBytes, pinned.MaxBufferBytes)
-	case c.DisableMetaFsync && c.DisableBufferFsync && !c.DisableDataFsync:
 	}
 	for _, x := range []struct {
 		name    string
