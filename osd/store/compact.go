@@ -381,7 +381,8 @@ func (s *Store) startCompactAll(op *Op) {
 }
 
 // runCompactAll goes on after a round: what it made effective is compacted,
-// and another round makes that durable, until there is nothing more.
+// and another round makes that durable, until there is nothing more. Then
+// stale metadata blocks are rewritten until no DELETE entries are needed.
 func (s *Store) runCompactAll(op *Op) {
 	if s.failed != nil {
 		s.finish(op, syscall.EIO)
@@ -392,11 +393,13 @@ func (s *Store) runCompactAll(op *Op) {
 		s.afterRound(op)
 		return
 	}
+	op.step = stepStart
 	if s.compact.queue.len() == 0 && s.compact.running == 0 && s.effective == s.completed {
-		s.finish(op, 0)
+		if !s.sweepFor(op) {
+			s.finish(op, 0)
+		}
 		return
 	}
-	op.step = stepStart
 	s.compact.all.push(op)
 	s.compactMore()
 }

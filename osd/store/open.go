@@ -113,6 +113,7 @@ type loader struct {
 	then      func() // when all chunks are finished
 	work      func(c *loadChunk)
 	lastTold  env.Instant
+	told      string // the last phase reported as complete
 
 	entries []layout.Entry // of the block that is being loaded
 	peeked  uint64         // means nothing, see loadBlock
@@ -205,10 +206,13 @@ func (l *loader) metaPath() string { return l.s.metaDev.disk.Info().Path }
 func (l *loader) progress(phase string, done, total int64) {
 	s := l.s
 	now := s.env.Clock.Now()
-	if now.Sub(l.lastTold) < time.Second && done < total {
+	if now.Sub(l.lastTold) < time.Second && done < total || done == total && l.told == phase {
 		return
 	}
 	l.lastTold = now
+	if done == total {
+		l.told = phase
+	}
 	if s.cfg.OnProgress != nil {
 		s.cfg.OnProgress(Progress{phase, done, total})
 	}

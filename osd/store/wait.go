@@ -88,6 +88,21 @@ func (s *Store) noSpace(op *Op) {
 	s.finish(op, syscall.ENOSPC)
 }
 
+// sweepFor rewrites the metadata block with the oldest stale entries, if DELETE
+// entries wait for that, and lets op go on afterwards.
+func (s *Store) sweepFor(op *Op) bool {
+	m := &s.meta
+	if s.deletes.len() == 0 || !s.deletesMayGo() || m.staleOld == 0 || m.table[m.staleOld-1].staleSince > s.deletes.front().clock {
+		return false
+	}
+	w := s.writeOf(m.staleOld - 1)
+	if w == nil {
+		w = s.openBlock(m.staleOld - 1)
+	}
+	w.followers.push(op)
+	return true
+}
+
 // sweepMax is the number of metadata blocks rewritten at a time only to get
 // stale entries off the disk.
 const sweepMax = 4
