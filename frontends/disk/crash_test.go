@@ -394,6 +394,9 @@ func TestResizeRefusals(t *testing.T) {
 	}
 	inFolder(t, vectors["plain"])
 	before, _ := os.ReadFile("disk.img")
+	if _, errs, code := tool("", "resize", "--dry-run", "--data_size", "512k", "disk.img"); code != 1 || !strings.Contains(errs, "does not fit") {
+		t.Errorf("a dry run does not see what would fail: %s", errs)
+	}
 	out, errs, code := tool("", "resize", "--dry-run", "--json", "--data_size", "1M", "disk.img")
 	after, _ := os.ReadFile("disk.img")
 	if code != 0 || !strings.Contains(out, `{"new_sb_params": {`) || !strings.Contains(out, `"data_size": 1048576`) || !bytes.Equal(before, after) {

@@ -69,6 +69,9 @@ func (t *Tool) resize(path string, want layout.Options, dryRun bool) error {
 	if err := r.decide(want, dryRun); err != nil {
 		return err
 	}
+	if err := r.inspect(); err != nil {
+		return err
+	}
 	if !dryRun {
 		if err := r.run(); err != nil {
 			return err

@@ -7,12 +7,9 @@ import (
 	"vitastor/osd/store/layout"
 )
 
-// run does what was decided: check, copy blocks, change entries, copy areas,
+// run does what was decided: copy blocks, change entries, copy areas,
 // switch.
 func (r *resizing) run() error {
-	if err := r.inspect(); err != nil {
-		return err
-	}
 	for _, x := range r.taken {
 		if err := r.t.setType(x); err != nil {
 			return err
