@@ -135,13 +135,19 @@ func (r *runner) checkHandover(images []*sim.Image) error {
 			return fmt.Errorf("compacted disk: object %v still consists of %v", l.Objects[i].ID, c)
 		}
 	}
+	live := map[entryKey]bool{}
+	for i := range l.Objects {
+		for _, e := range l.Objects[i].Chain {
+			live[keyOf(e)] = true
+		}
+	}
 	m, a := r.c.Store.MetaBlockBytes, &r.c.Store.Areas
 	g := r.c.params().Geometry
 	area := r.h.area(1, images[r.c.MetaDevice], a.MetaOffset, a.MetaLen)
 	for at := m; at < uint32(len(area)); at += m {
 		used := 0
 		for s := g.ScanBlock(area[at : at+m]); s.Next(); {
-			if !s.Entry.Garbage() {
+			if live[keyOf(s.Entry)] { // whoever starts on it may drop the others (§3.5, §7.1 step 9)
 				used += s.Entry.Bytes()
 			}
 		}
@@ -151,3 +157,13 @@ func (r *runner) checkHandover(images []*sim.Image) error {
 	}
 	return fmt.Errorf("compacted disk: no metadata block has room for an entry of %d bytes", g.MaxEntryBytes())
 }
+
+// entryKey names an entry: the LSN of a compaction result is that of an entry
+// of another type.
+type entryKey struct {
+	id  meta.ObjectID
+	lsn layout.LSN
+	typ layout.EntryType
+}
+
+func keyOf(e layout.Entry) entryKey { return entryKey{e.Object(), e.LSN(), e.Type()} }
