@@ -60,6 +60,8 @@ lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
 	@mkdir -p bin
 	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck -tags $(TAGS) ./...
+	@command -v shellcheck >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
+	shellcheck .ci/run
 	$(GO) mod verify >/dev/null
 
 deps: ## install what the tests run (Debian packages), if missing

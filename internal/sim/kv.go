@@ -207,7 +207,7 @@ func (r kvArrival) fire(uint64) {
 	}
 	refused := k.hits(k.faults.Unavailable)
 	if refused {
-		w.schedule(w.now.Add(k.delay()), r.p, kvRefusal{r.kvCall}, 0)
+		w.schedule(w.now.Add(k.delay()), r.p, kvRefusal(r), 0)
 	}
 	if refused && k.rng.Uint64()&1 == 0 {
 		return
@@ -216,13 +216,13 @@ func (r kvArrival) fire(uint64) {
 	r.tell = r.apply()
 	k.changed()
 	if !refused && k.reaches(r.p.node, kvAnswers) && !k.hits(k.faults.LoseAnswer) {
-		w.schedule(w.now.Add(k.delay()), nil, kvReturn{r.kvCall}, 0)
+		w.schedule(w.now.Add(k.delay()), nil, kvReturn(r), 0)
 	}
 }
 
 func (r kvReturn) fire(uint64) {
 	if r.k.reaches(r.p.node, kvAnswers) {
-		r.k.w.deliver(r.p, kvTell{r.kvCall}, 0)
+		r.k.w.deliver(r.p, kvTell(r), 0)
 	}
 }
 

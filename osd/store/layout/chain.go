@@ -38,10 +38,10 @@ type Walk struct {
 	Index  int  // of Entry in the chain
 	Stable bool // whether the version of Entry is stable
 
-	chain                  Chain
-	next                   int
+	chain                 Chain
+	next                  int
 	committed, rolledBack  meta.Version
-	hasRollback, hasCommit bool
+	hasRollback           bool
 }
 
 // Walk begins a walk.
