@@ -80,8 +80,7 @@ func (l *loader) settleDisputes(then func()) {
 	v := l.verifiers[0]
 	i := 0
 	op := &env.DiskOp{Kind: env.DiskRead}
-	var next func()
-	next = func() {
+	next := func() {
 		if i == len(l.disputes) {
 			l.dropLosers(confirmed)
 			then()

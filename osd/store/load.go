@@ -292,9 +292,8 @@ func (s *Store) chain(dst layout.Chain, head ref) layout.Chain {
 // wait until everything older is gone from it.
 func (l *loader) loadDelete(id meta.ObjectID, head ref) {
 	s := l.s
-	e := s.recs.entry(head)
 	for r := head; r != 0; r = s.recs.older(r) {
-		e = s.recs.entry(r)
+		e := s.recs.entry(r)
 		if e.Type() != layout.Delete {
 			continue
 		}

@@ -127,13 +127,12 @@ func memStore(t testing.TB, n int, change func(c *Config)) (*memLoop, *Store) {
 
 // load keeps operations in flight, each made again by next.
 type load struct {
-	l     *memLoop
-	s     *Store
-	ops   []Op
-	left  int
-	fail  func(op *Op)
-	next  func(op *Op, slot int)
-	bound bool
+	l    *memLoop
+	s    *Store
+	ops  []Op
+	left int
+	fail func(op *Op)
+	next func(op *Op, slot int)
 }
 
 func (w *load) run(count int) {

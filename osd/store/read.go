@@ -38,7 +38,6 @@ type piece struct {
 	bounce   bool // what is wanted is copied out of buf, which comes from the pool
 	own      bool // or from the system
 	verify   bool
-	req      *request
 }
 
 // readPool keeps readers and requests for reuse.

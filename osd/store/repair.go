@@ -45,8 +45,7 @@ func (l *loader) rewrite(blocks map[uint32]bool, then func()) {
 	}
 	slices.Sort(left)
 	var op Op
-	var next func()
-	next = func() {
+	next := func() {
 		if s.failed != nil {
 			l.fail(s.failed)
 			l.finish()

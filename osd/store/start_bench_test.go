@@ -20,7 +20,6 @@ type genDisk struct {
 	geo   layout.Geometry
 	at    int64 // of the metadata area
 	count uint64
-	block []byte
 }
 
 func (d *genDisk) fill(buf []byte, from int64) {

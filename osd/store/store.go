@@ -119,7 +119,6 @@ type opState struct {
 	ref        ref
 	ticket     uint64
 	block      uint32 // new data block
-	location   uint64
 	syncTarget uint64
 	started    env.Instant
 	timer      env.Timer

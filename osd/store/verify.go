@@ -22,7 +22,6 @@ type verifier struct {
 	bad   int // oldest one that does not match, -1 = none
 	buf   []byte
 	op    env.DiskOp
-	idle  bool
 }
 
 // startVerify begins to verify the suspects; they stay in the list.

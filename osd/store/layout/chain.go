@@ -40,7 +40,7 @@ type Walk struct {
 
 	chain                 Chain
 	next                  int
-	committed, rolledBack  meta.Version
+	committed, rolledBack meta.Version
 	hasRollback           bool
 }
 
