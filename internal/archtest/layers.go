@@ -46,7 +46,7 @@ var layers = []struct {
 	{"internal/tools", Support}, {"internal/bench", Support},
 	{"internal/env/envtest", Support}, {"internal/etcd/kvtest", Support},
 	{"osd/store/layout/vectortest", Support}, {"osd/store/crashtest", Support},
-	{"osd/store/storebench", Support},
+	{"osd/store/storebench", Support}, {"internal/placement/figures", Support},
 }
 
 // LayerOf returns the layer of a folder. A program (a folder named vitastor-*)
