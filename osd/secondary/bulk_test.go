@@ -122,6 +122,28 @@ func TestListingOrder(t *testing.T) {
 	r.idle()
 }
 
+// A listing that waited for memory gets in line behind what waits for a slot,
+// also when both become free at the same moment.
+func TestListingStaysInLine(t *testing.T) {
+	r := newRig(t, 1, withConfig(func(c *Config) { c.Limits.Running, c.Limits.Answers = 1, 1 }))
+	p := r.peer(1)
+	q := *r.peering(meta.PG{Pool: 2, Num: 1})
+	q.PGStripeBytes *= 2
+	fails := prepare(&q) // EAGAIN
+	write := prepare(&wire.SecRw{Op: wire.OpSecWrite, Chunk: oid(2, 1, 0), Version: 1, Len: 4096}, make([]byte, 4096))
+	list := prepare(r.peering(meta.PG{Pool: 2, Num: 1}))
+	p.node.Do(func(*env.Env) {
+		for _, op := range []*msgr.Op{fails, write, list} {
+			p.up.Submit(op)
+		}
+	})
+	p.wait(fails, write, list)
+	if fails.Retval != wire.EAGAIN || write.Retval != 4096 || list.Retval != 1 {
+		t.Errorf("listing %v, write %v, listing %v", fails.Retval, write.Retval, list.Retval)
+	}
+	r.idle()
+}
+
 // TestManyItems: lists longer than a buffer of the messenger and than a slice
 // of work, answered in parts between which others get their turn.
 func TestManyItems(t *testing.T) {

@@ -51,6 +51,7 @@ func TestDelayTable(t *testing.T) {
 		{true, 0, &wire.SecDel{Chunk: id, Version: 9, Flags: rec}, nil},
 		{false, 0, &wire.SecDel{Chunk: id, Version: 9}, nil},
 		{true, wire.ENOENT, &wire.SecStab{Op: wire.OpSecStabilize, Len: 24, Flags: rec}, wire.ObjectList(nil).Append(at(oid(2, 5, 0), 1))},
+		{false, 0, r.peering(meta.PG{Pool: 2, Num: 1}), nil},
 	} {
 		if d := p.took(c.ret, c.q, c.payload); (d >= pause) != c.delayed || d > pause+10*time.Millisecond {
 			t.Errorf("row %d %T: took %v", i, c.q, d)

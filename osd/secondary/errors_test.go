@@ -22,7 +22,7 @@ func TestForms(t *testing.T) {
 	id := oid(1, 1, 0)
 	for i, q := range []wire.SecRw{
 		{Offset: 1, Len: 4096}, {Offset: 512}, {Len: 4095}, {Offset: blockBytes}, {Offset: blockBytes, Len: 4096},
-		{Offset: blockBytes - 4096, Len: 8192}, {Len: blockBytes + 4096}, {Len: wire.MaxIOBytes}, {Len: wire.MaxIOBytes + 4096},
+		{Offset: blockBytes - 4096, Len: 8192}, {Len: blockBytes + 4096}, {Len: wire.MaxIOBytes + 4096},
 		{Len: 4096, AttrLen: 3}, {Len: 4096, AttrLen: 5}, {AttrLen: 70000},
 	} {
 		q.Chunk, q.Version = id, 1

@@ -197,9 +197,6 @@ func (s *Server) serveLock(r *msgr.Request) {
 	q.Decode(&r.Packet)
 	from := ownerOf(r.Conn)
 	reply := wire.SecLockReply{Retval: q.Check(from.OSD)}
-	if !r.Conn.Ready() {
-		reply.Retval = wire.EPIPE // nothing would ever end the lock
-	}
 	if !reply.Retval.Failed() {
 		var known *Pool
 		primary := meta.OSDNum(0)

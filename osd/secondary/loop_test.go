@@ -304,7 +304,7 @@ func TestOperationsDoNotAllocate(t *testing.T) {
 		{"reads", []wire.Op{wire.OpSecRead}},
 		{"bitmaps", []wire.Op{wire.OpSecReadBmp}},
 		{"two-phase writes", []wire.Op{wire.OpSecWrite, wire.OpSecStabilize}},
-		{"deletes, syncs", []wire.Op{wire.OpSecWriteStable, wire.OpSecSync, wire.OpSecDelete}},
+		{"deletes, syncs", []wire.Op{wire.OpSecDelete, wire.OpSecWriteStable, wire.OpSecSync}},
 	} {
 		next := func(s *slot) {
 			s.request(c.codes[turns[s.i]%len(c.codes)], 4096, 4096)

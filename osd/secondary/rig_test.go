@@ -209,13 +209,19 @@ func (p *peer) connected() {
 
 // begin sends a request; done tells when there is a reply.
 func (p *peer) begin(q wire.Message, payload ...[]byte) *msgr.Op {
+	op := prepare(q, payload...)
+	p.node.Do(func(*env.Env) { p.up.Submit(op) })
+	return op
+}
+
+// prepare makes a request that is to be submitted.
+func prepare(q wire.Message, payload ...[]byte) *msgr.Op {
 	op := &msgr.Op{Payload: payload, Attr: make([]byte, 4096)}
 	q.Encode(&op.Packet)
 	op.Body = [][]byte{make([]byte, 2<<20)}
 	op.Grow = func(o *msgr.Op, n int) bool { o.Body = [][]byte{make([]byte, n)}; return true }
 	op.User = false
 	op.Done = func(o *msgr.Op) { o.User = true }
-	p.node.Do(func(*env.Env) { p.up.Submit(op) })
 	return op
 }
 
