@@ -6,7 +6,8 @@ import "vitastor/internal/meta"
 // except for the two answers to Report.
 type Event interface{ event() }
 
-// PeerConnected: a connection to an OSD is ready for requests.
+// PeerConnected: a connection to an OSD is ready for requests. What Peers tells
+// has to be up to date when events are given.
 type PeerConnected struct{ OSD meta.OSDNum }
 
 // PeerDisconnected: the connection is gone; requests on it have failed. Ops
@@ -111,7 +112,8 @@ type Action interface{ action() }
 // Connect wants a connection to an OSD, again and again until it is there.
 type Connect struct{ OSD meta.OSDNum }
 
-// DropPeer closes the connection to an OSD. PeerDisconnected must follow.
+// DropPeer closes the connection to an OSD: Peers does not show it any more, and
+// PeerDisconnected follows, before the next PeerConnected.
 type DropPeer struct {
 	OSD meta.OSDNum
 	Why string

@@ -55,7 +55,7 @@ func (a *Arena) Free() {
 
 // blockRef is a block in use: its first key, for searching, and its length.
 type blockRef struct {
-	first meta.ObjectID
+	first meta.ObjectID // not after any entry; after all of the block before
 	block uint32
 	len   uint32
 }
@@ -177,7 +177,6 @@ func (m *objectMap) delete(id meta.ObjectID) bool {
 		m.dropBlock(b)
 		return true
 	}
-	ref.first = entries[0].id
 	if ref.len < blockEntries/4 && b+1 < len(m.refs) && ref.len+m.refs[b+1].len <= blockEntries/2 {
 		m.joinNext(b)
 	}

@@ -186,6 +186,27 @@ func TestHashCollisions(t *testing.T) {
 	}
 }
 
+// A batch ends where an object ends, also when one OSD has reached the limit in
+// the middle of it.
+func TestFlushBatches(t *testing.T) {
+	var arena Arena
+	defer arena.Free()
+	l := testLayout(meta.EC, 2, []meta.OSDNum{1, 2, 3})
+	var items []item
+	for n := range 3 * flushBatchItems {
+		for osd := meta.OSDNum(1); osd < 4; osd++ {
+			if n%7 == 0 && osd == 1 {
+				continue // so that the others reach the limit first
+			}
+			id := testObject(n).WithRole(meta.Role(osd - 1))
+			items = append(items, item{meta.ObjectVersion{ObjectID: id, Version: 1}, osd, false})
+		}
+	}
+	o, _ := runCalc(t, l, &arena, items, 100)
+	defer o.Free()
+	flushAll(t, o)
+}
+
 func TestBadLists(t *testing.T) {
 	var arena Arena
 	defer arena.Free()

@@ -11,7 +11,7 @@ import (
 type peer struct {
 	osd       meta.OSDNum
 	member    bool // of all peers of the PG
-	connected bool
+	connected bool // and has its key: without, it is as good as dead
 	hasKey    bool
 	listed    bool // in this round
 
@@ -50,7 +50,7 @@ func (m *Machine) setMembers() {
 	for _, osd := range all {
 		if m.peer(osd) == nil {
 			m.peers = append(m.peers, peer{osd: osd, member: true,
-				connected: osd == m.me || m.view.Connected(osd),
+				connected: osd == m.me || m.view.Connected(osd) && m.view.HasKey(osd),
 				hasKey:    osd == m.me || m.view.HasKey(osd),
 				canLock:   osd != m.me && m.view.CanLock(osd)})
 			slices.SortFunc(m.peers, func(a, b peer) int { return cmp.Compare(a.osd, b.osd) })
@@ -71,8 +71,10 @@ func (m *Machine) onConnected(osd meta.OSDNum) {
 	if p == nil || p.connected || osd == m.me {
 		return
 	}
-	p.connected, p.hasKey = true, p.hasKey || m.view.HasKey(osd)
-	p.canLock = m.view.CanLock(osd)
+	if p.hasKey = p.hasKey || m.view.HasKey(osd); !p.hasKey {
+		return // it counts from when the key is seen
+	}
+	p.connected, p.canLock = true, m.view.CanLock(osd)
 	if p.member {
 		m.repeer("an OSD has come back")
 	}
@@ -101,6 +103,10 @@ func (m *Machine) onKey(osd meta.OSDNum) {
 		return
 	}
 	p.hasKey = true
+	if m.view.Connected(osd) {
+		m.onConnected(osd)
+		return
+	}
 	if p.member && !p.connected && m.is(meta.PGPeering|meta.PGIncomplete|meta.PGActive|meta.PGRepeering) {
 		m.emit(Connect{osd})
 	}
@@ -187,7 +193,7 @@ func (m *Machine) onLock(ev LockResult) {
 // locked: all present peers know that we peer.
 func (m *Machine) locked() bool {
 	for _, osd := range m.curPeers {
-		if p := m.peer(osd); p != nil && m.lockable(p) && p.acked != m.state {
+		if p := m.peer(osd); p != nil && m.lockable(p) && (p.busy != 0 || p.acked != m.state) {
 			return false
 		}
 	}

@@ -48,10 +48,10 @@ func (m *Machine) markDirty() {
 		r.dirty = false
 		return
 	}
-	r.dirty = true
-	if r.inFlight == nil {
+	if !r.dirty && r.inFlight == nil {
 		m.emit(SendReport{})
 	}
+	r.dirty = true
 }
 
 // Report returns what to put into a transaction now, and whether there is
@@ -64,6 +64,7 @@ func (m *Machine) Report() (schema.PGReport, bool) {
 	// Until the key is ours there is nothing to tell but that we want it, or that
 	// we have given it up if we got it.
 	if !r.acquired && !m.is(meta.PGStarting) && !(m.is(meta.PGOffline) && r.maybe) {
+		r.dirty = false
 		return schema.PGReport{}, false
 	}
 	rep := schema.PGReport{
@@ -74,7 +75,6 @@ func (m *Machine) Report() (schema.PGReport, bool) {
 	if r.acquired || r.maybe && m.is(meta.PGOffline) {
 		rep.Holder = schema.HeldByMe
 	}
-	r.maybe = r.maybe || m.is(meta.PGStarting)
 	if m.is(meta.PGActive) {
 		if rep.History = m.nextHistory(); !r.unseen() {
 			r.cleaning, r.cleanup = r.cleanup, false
@@ -145,7 +145,7 @@ func (m *Machine) followHistory() bool {
 		m.base.OSDSets, m.base.AllPeers = r.written.OSDSets, r.written.AllPeers
 		r.written = nil
 		if samePlaces(h, &m.base) {
-			m.forgetFormer()
+			m.historyWritten()
 		}
 	}
 	if !samePlaces(h, &m.base) {
@@ -168,16 +168,16 @@ func (m *Machine) followHistory() bool {
 	if r.scrub != nil && *r.scrub == h.NextScrub {
 		r.scrub = nil
 	}
-	if m.is(meta.PGActive) && r.inFlight == nil && m.nextHistory() != nil {
+	if m.is(meta.PGActive) && !r.pending() && m.nextHistory() != nil {
 		m.markDirty()
 	}
 	return true
 }
 
-// forgetFormer lets OSDs go that have no data any more.
-func (m *Machine) forgetFormer() {
+// historyWritten follows our own change: OSDs may have no data any more.
+func (m *Machine) historyWritten() {
 	if !m.is(meta.PGActive) {
-		m.repeer("former OSDs are not needed any more")
+		m.repeer("our history was written")
 		return
 	}
 	m.setMembers()
@@ -188,6 +188,12 @@ func (m *Machine) forgetFormer() {
 	m.curPeers = slices.DeleteFunc(m.curPeers, former)
 	m.dead = slices.DeleteFunc(m.dead, former)
 	m.pumpLocks()
+	// A set of an earlier round, recorded only now: nothing was written with it,
+	// but nobody else could know that. Very rare: two members changed places
+	// during the transaction.
+	if why := m.lackingSet(); why != "" {
+		m.repeer(why)
+	}
 }
 
 // samePlaces: the same OSDs may have data, with the same sets. Both normalised.
@@ -230,7 +236,7 @@ func (m *Machine) onReported(revision int64) {
 		m.released()
 		return
 	case rep.State.State == meta.PGStarting:
-		r.acquired, r.acquiredAt, r.maybe = true, revision, false
+		r.acquired, r.acquiredAt = true, revision
 	}
 	if rep.History != nil {
 		r.written, r.writtenAt = rep.History, revision

@@ -14,6 +14,7 @@ func (m *Machine) startPeering() {
 	m.round++
 	m.emit(Reset{})
 	m.setMembers()
+	before := m.curPeers
 	m.curPeers, m.dead = nil, nil
 	for i := range m.peers {
 		p := &m.peers[i]
@@ -32,6 +33,9 @@ func (m *Machine) startPeering() {
 		if osd != 0 && m.present(osd) {
 			m.curSet[role] = osd
 		}
+	}
+	if !slices.Equal(before, m.curPeers) {
+		m.markDirty() // also when the state stays the same
 	}
 	if why := m.incomplete(); why != "" {
 		m.setState(meta.PGIncomplete, why)
@@ -54,6 +58,12 @@ func (m *Machine) incomplete() string {
 	if m.curSize() < m.minSize() {
 		return fmt.Sprintf("%d of the OSDs %v are there, pg_minsize is %d", m.curSize(), m.target, m.minSize())
 	}
+	return m.lackingSet()
+}
+
+// lackingSet finds a set of OSDs that may have taken writes without the others,
+// and of which too few are there; "" = none.
+func (m *Machine) lackingSet() string {
 	for _, set := range m.base.OSDSets {
 		members, present := 0, 0
 		for _, osd := range set {
@@ -104,6 +114,7 @@ func (m *Machine) onList(ev ListDone) {
 		m.emit(StartTimer{PeerAgain, m.round})
 	default:
 		m.emit(DropPeer{ev.OSD, "it did not list its objects"})
+		m.lost(p)
 	}
 }
 
