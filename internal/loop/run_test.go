@@ -21,7 +21,11 @@ func descriptors(t *testing.T) int {
 
 func TestStopReleasesEverything(t *testing.T) {
 	path, mem := newFile(t, 1<<20), alloc(t, 1<<20)
-	client(t, listen(t, start(t, Options{}), localhost, greeter)) // the net package opens its own epoll now
+	// The net package opens its own epoll now, and the other loop its side of
+	// the connection.
+	if !greeted(t, client(t, listen(t, start(t, Options{}), localhost, greeter)), 10*time.Second) {
+		t.Fatal("no connection")
+	}
 	goroutines, fds := runtime.NumGoroutine(), descriptors(t)
 	for _, o := range []Options{{}, {NoRing: true}} {
 		l, err := New(o)
