@@ -39,6 +39,7 @@ var sections = []section{
 	{"idle", benchIdle},
 	{"msgr", benchMessages},
 	{"store", benchStore},
+	{"placement", benchPlacement},
 }
 
 func main() {

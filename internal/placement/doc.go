@@ -16,9 +16,14 @@
 //	Tree  +  Rules (RulesOf a pool)
 //	   |  Fold: what the rules do not tell apart becomes one leaf
 //	Tree of leaves ---- Candidates, Allows: what an optimiser chooses from
+//	   |  Distribute: previous sets, as little movement as possible
+//	sets of OSDs ---- StatsOf, Primaries
 //
 // # Reading order
 //
 // levels.go, inventory.go, tree.go, rules.go and dsl.go, candidates.go,
-// fold.go; then json.go, ecma.go and hash.go for the hash.
+// fold.go; then json.go, ecma.go and hash.go for the hash. The distribution:
+// distribute.go, layout.go (rules in numbers), shares.go and bands.go (how many
+// replicas an OSD should have), grid.go (chains of replacements), stages.go,
+// rebuild.go (whole sets), arrange.go and primary.go, poolstats.go.
 package placement
