@@ -96,7 +96,8 @@ type Harness struct {
 
 	log       io.Writer // the history in words; nil = not formatted
 	engineLog io.Writer
-	buffers   map[int][][]byte
+	buffers   map[int][][]byte // idle ones by size
+	mapped    [][]byte         // all
 	areas     [3][]byte
 }
 
@@ -125,7 +126,17 @@ func (h *Harness) Run(c *Case) error {
 	if c.Dense {
 		p = policy{perMille: 1000, images: 4, inRecovery: 20}
 	}
+	defer h.freeBuffers()
 	return h.newRunner(c.Config, rng, p).run(c.Script, nil)
+}
+
+// freeBuffers ends the use of all buffers, those that abandoned engines still
+// had included: their worlds are over.
+func (h *Harness) freeBuffers() {
+	for _, b := range h.mapped {
+		pinned.Free(b)
+	}
+	h.mapped, h.buffers = nil, nil
 }
 
 func (h *Harness) exhausted() bool { return h.PointsMax > 0 && h.Stats.Points >= h.PointsMax }
@@ -145,6 +156,7 @@ func (h *Harness) buffer(n int) []byte {
 	if err != nil {
 		panic(err)
 	}
+	h.mapped = append(h.mapped, b)
 	return b[:n:size]
 }
 

@@ -2,6 +2,7 @@ package crashtest
 
 import (
 	"testing"
+	"vitastor/internal/pinned"
 
 	"pgregory.net/rapid"
 )
@@ -28,4 +29,18 @@ func TestHistories(t *testing.T) {
 		total.Add(&h.Stats)
 	})
 	t.Log(&total)
+}
+
+// TestMemoryIsReturned: a soak runs for hours, and buffers and engines are not
+// seen by the garbage collector.
+func TestMemoryIsReturned(t *testing.T) {
+	before := pinned.Bytes()
+	for number := range uint64(20) {
+		if err := newHarness().Run(NewCase(3, number+1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := pinned.Bytes(); after > before {
+		t.Errorf("%d KiB are lost after 20 cases", (after-before)>>10)
+	}
 }
