@@ -104,13 +104,13 @@ func TestTLS(t *testing.T) {
 	}
 	unknownCA := good
 	unknownCA.CAFile = ""
-	if _, err := txn(t, l, kvtest.OpenKV(t, l, unknownCA), 500*time.Millisecond, put); !errors.Is(err, env.ErrKVUnavailable) ||
+	if _, err := txn(t, l, kvtest.OpenKV(t, l, unknownCA), 3*time.Second, put); !errors.Is(err, env.ErrKVUnavailable) ||
 		!strings.Contains(err.Error(), "certificate") {
 		t.Errorf("unknown authority: %v", err)
 	}
 	noCert := good
 	noCert.CertFile, noCert.KeyFile = "", ""
-	if _, err := txn(t, l, kvtest.OpenKV(t, l, noCert), 500*time.Millisecond, put); err == nil {
+	if _, err := txn(t, l, kvtest.OpenKV(t, l, noCert), 3*time.Second, put); err == nil {
 		t.Error("a client without certificate is let in")
 	}
 
@@ -139,7 +139,7 @@ func TestAuth(t *testing.T) {
 	put := kvtest.Put("/a", "1")
 	try := func(user, password string, ops ...env.KVOp) (*etcd.KV, error) {
 		kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{e.Endpoint()}, User: user, Password: password})
-		_, err := txn(t, l, kv, 5*time.Second, ops...)
+		_, err := txn(t, l, kv, 30*time.Second, ops...)
 		return kv, err
 	}
 	for name, user := range map[string][2]string{"anonymous": {"", ""}, "wrong password": {"vita", "no"}} {
@@ -151,7 +151,7 @@ func TestAuth(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := txn(t, l, kv, time.Second, kvtest.Put("/forbidden", "")); !errors.Is(err, env.ErrKVInvalid) {
+	if _, err := txn(t, l, kv, 10*time.Second, kvtest.Put("/forbidden", "")); !errors.Is(err, env.ErrKVInvalid) {
 		t.Errorf("forbidden key: %v", err)
 	}
 	var allowed, forbidden *env.WatchResponse
@@ -162,8 +162,8 @@ func TestAuth(t *testing.T) {
 		t.Errorf("watches: %+v, %+v", allowed, forbidden)
 	}
 	ended := false
-	kv.Grant(60, time.Second, func(id env.LeaseID, err error) {
-		kv.KeepAlive(id, time.Second, func(ttl int64, err error) {
+	kv.Grant(60, 10*time.Second, func(id env.LeaseID, err error) {
+		kv.KeepAlive(id, 10*time.Second, func(ttl int64, err error) {
 			if ended = true; err != nil || ttl != 60 {
 				t.Errorf("keepalive: %d, %v", ttl, err)
 			}
