@@ -409,3 +409,63 @@ func TestBackfillfull(t *testing.T) {
 		t.Error("an OSD that reports no block size", got)
 	}
 }
+
+// TestShuffledHalving: the same for a distribution whose first half is not even.
+// OSDs of both merged PGs are preferred.
+func TestShuffledHalving(t *testing.T) {
+	b := &box{}
+	for i := range 40 {
+		b.osd(meta.OSDNum(i+1), fmt.Sprintf("h%d", i/4), 1)
+	}
+	pool := repPool(3, "host")
+	pool.PGCount = 512
+	sets, _, _ := b.counts(t, &pool, nil)
+	r := random(1)
+	for i := len(sets) - 1; i > 0; i-- {
+		j := r.below(i + 1)
+		sets[i], sets[j] = sets[j], sets[i]
+	}
+	pool.PGCount = 256
+	half, count, d := b.counts(t, &pool, sets)
+	moved, _ := movement(d, &pool, sets, half)
+	copied := 0
+	for p, set := range half {
+		for _, o := range set {
+			if !slices.Contains(sets[p], o) && !slices.Contains(sets[p+256], o) {
+				copied++
+			}
+		}
+	}
+	t.Logf("%d replicas differ from the first half, %d of them are on neither side; %v", moved, copied, count)
+	if copied > moved/2 {
+		t.Errorf("%d of %d changed replicas are on third OSDs", copied, moved)
+	}
+}
+
+// TestLooseHosts: hosts without a rack could only be at position 1, and then the
+// second replica would have no place beside it.
+func TestLooseHosts(t *testing.T) {
+	b := &box{}
+	for h := range 14 {
+		host := fmt.Sprintf("host%d", h+1)
+		b.osd(meta.OSDNum(2*h+1), host, 1)
+		b.osd(meta.OSDNum(2*h+2), host, 1)
+		if h >= 8 {
+			rack := fmt.Sprintf("rack%d", h/2)
+			b.nodes = append(b.nodes, schema.PlacedNode{Name: host, Level: "host", Parent: rack}, schema.PlacedNode{Name: rack, Level: "rack"})
+		}
+	}
+	pool := withLevels(repPool(4, "host"), "rack", "1122")
+	pool.PGCount = 30
+	sets, count, d := b.counts(t, &pool, nil)
+	for p, set := range sets {
+		if slices.Contains(set, 0) {
+			t.Fatalf("PG %d: %v", p+1, set)
+		}
+	}
+	for o := meta.OSDNum(17); o <= 28; o++ {
+		if count[o] != 10 || math.Abs(d.Share(o)-10) > 0.2 {
+			t.Errorf("OSD %d has %d, its share is %.1f", o, count[o], d.Share(o))
+		}
+	}
+}
