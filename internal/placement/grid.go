@@ -99,7 +99,6 @@ type route struct {
 	// into[o] is the slot that o would take; of the OSD before it in the chain.
 	into    []int32
 	visited []bool
-	reached []int32
 }
 
 // searchWork limits a search under rules that are not plain: there it may fail,

@@ -217,7 +217,7 @@ func (d *driver) timer() {
 	if len(d.timers) > 0 {
 		t := d.timers[0]
 		d.timers = d.timers[1:]
-		d.step(Timer{t.Kind, t.Seq})
+		d.step(Timer(t))
 	}
 }
 
