@@ -25,12 +25,12 @@ type Areas struct {
 }
 
 // CommitMode says when acknowledged writes are durable (spec osd.md §8).
-type CommitMode uint8
+type CommitMode = meta.CommitMode
 
 const (
-	CommitNone  CommitMode = iota // after OpSync
-	CommitSmall                   // writes shorter than a block: at once
-	CommitAll                     // at once
+	CommitNone  = meta.CommitNone  // after OpSync
+	CommitSmall = meta.CommitSmall // writes shorter than a block: at once
+	CommitAll   = meta.CommitAll   // at once
 )
 
 // Config are the parameters of a store. Zero values of the optional fields
