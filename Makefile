@@ -4,7 +4,7 @@ GO ?= go
 TAGS := invariants
 export CGO_ENABLED ?= 1
 # What the tests run for real, as command:debian-package.
-NEEDS := gcc:gcc etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2
+NEEDS := gcc:build-essential lp_solve:lp-solve etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2
 
 FUZZTIME ?= 30s
 DURATION ?= 30m
@@ -15,7 +15,7 @@ CRASH_POINTS ?= 100000
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | column -t -s '|'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## *' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 build: ## compile everything; programs go to bin/
 	$(GO) build ./...
@@ -60,7 +60,7 @@ lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
 	@mkdir -p bin
 	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck -tags $(TAGS) ./...
-	@command -v shellcheck >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
+	@command -v shellcheck >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
 	shellcheck .ci/run
 	$(GO) mod verify >/dev/null
 
