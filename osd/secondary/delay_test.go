@@ -114,6 +114,7 @@ func TestListingShowsWhatWasDelayed(t *testing.T) {
 		t.Errorf("listed %v %v", s, u)
 	}
 	p.wait(ops...)
+	p.list(r.peering(meta.PG{Pool: 2, Num: 1})) // q has fenced it
 	// So does one of our own primary.
 	op := p.begin(&wire.SecDel{Chunk: oid(2, 1, 0), Version: 2, Flags: wire.FlagRecovery})
 	r.w.RunFor(time.Second)

@@ -129,7 +129,7 @@ type permit struct {
 	id      meta.PoolID // of pool; 0 = none yet
 	pool    Pool
 	verdict verdict
-	pg      meta.PG // found to be held
+	pg      meta.PG // found to be permitted
 }
 
 func (s *Server) permitOf(op *Op) permit {
@@ -148,18 +148,33 @@ func (p *permit) ok(id meta.ObjectID) bool {
 		ready := found && s.store.Sharded(pool, p.pool.PGCount, p.pool.PGStripeBytes)
 		p.verdict = enforce(ready, &p.pool, s.pgLocks, p.flags)
 	}
-	if p.verdict != byHolder {
+	fence := p.owner.OSD != 0 && p.flags&wire.FlagIgnorePGLock == 0
+	if p.verdict == refused || p.verdict == allowed && !fence {
 		return p.verdict == allowed
 	}
 	pg := meta.PG{Pool: p.id, Num: meta.PGOf(id.Stripe, p.pool.PGStripeBytes, p.pool.PGCount)}
 	if pg == p.pg {
 		return true
 	}
-	if s.view.Primary(pg) || !s.locks.Holds(pg, p.owner) { // rules 4 and 5
+	if fence && s.listers.Fenced(pg, p.pool.PGCount, p.owner.Conn) {
+		return false
+	}
+	if p.verdict == byHolder && (s.view.Primary(pg) || !s.locks.Holds(pg, p.owner)) { // rules 4 and 5
 		return false
 	}
 	p.pg = pg
 	return true
+}
+
+// anyFenced looks at nothing but the fence: lists are not checked otherwise
+// when there are no locks, not even for pools that nobody knows.
+func (p *permit) anyFenced(items []meta.ObjectVersion) bool {
+	for i := range items {
+		if _, known := p.s.view.Pool(items[i].Inode.Pool()); known && !p.ok(items[i].ObjectID) {
+			return true
+		}
+	}
+	return false
 }
 
 // permitted tells whether the request may be executed at this moment.
@@ -173,7 +188,7 @@ func (s *Server) permitted(op *Op) bool {
 		return p.ok(op.OID)
 	case wire.OpSecStabilize, wire.OpSecRollback:
 		if s.pgLocks == option.Off {
-			return true
+			return !p.anyFenced(op.Items)
 		}
 		for i := range op.Items {
 			if !p.ok(op.Items[i].ObjectID) {

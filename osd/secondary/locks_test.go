@@ -191,7 +191,10 @@ func TestLocksOnTheNetwork(t *testing.T) {
 	each(p, true)
 	// Other modes, while the server runs.
 	r.s.SetPGLocks(option.Off)
+	each(q, true) // p was the last to list
+	q.list(r.peering(pg))
 	each(q, false)
+	each(p, true)
 	q.stab(wire.ENOENT, wire.OpSecStabilize, at(oid(9, 1, 0), 1)) // no check at all, not even of the pool
 	r.s.SetPGLocks(option.On)
 	q.write(wire.EPIPE, wire.OpSecWrite, oid(2, 1, 0), 1, 0, 4096, 1, 1)

@@ -318,6 +318,7 @@ func (h *history) finish(p *primary) {
 	case p.locking != nil && done(p.locking):
 		if p.locking.Retval == 0 {
 			p.conn = p.up
+			p.listing = p.begin(h.r.peering(p.pg)) // the fence: a primary lists before it writes
 		} else if !p.locking.Lost {
 			h.t.Errorf("lock: %v", p.locking.Retval)
 		}

@@ -92,6 +92,9 @@ func (s *Server) start(op *Op) {
 		s.running++
 	}
 	op.phase = phaseRunning
+	if op.code == wire.OpSecList {
+		s.noteLister(op)
+	}
 	switch {
 	case op.code == wire.OpSecReadBmp:
 		s.workOn(op)

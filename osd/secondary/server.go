@@ -63,6 +63,7 @@ type Server struct {
 
 	pgLocks option.Tristate
 	locks   Locks
+	listers Listers
 
 	slab    slab
 	active  activeList
@@ -124,7 +125,10 @@ func (s *Server) ShowConfig(*msgr.Conn, wire.ConfigRequest) wire.ConfigReply {
 
 // Disconnected ends what hangs on a lost connection: its PG locks. Requests of
 // it that are not in the store yet will not be executed.
-func (s *Server) Disconnected(c *msgr.Conn) { s.locks.Disconnected(c) }
+func (s *Server) Disconnected(c *msgr.Conn) {
+	s.locks.Disconnected(c)
+	s.listers.Disconnected(c)
+}
 
 // Serve executes one request, or hands it to the primary.
 func (s *Server) Serve(r *msgr.Request) {
