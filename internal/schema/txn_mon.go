@@ -118,6 +118,10 @@ type StatsWrite struct {
 	GoneInodes []meta.Inode // their keys are deleted
 	Pools      map[meta.PoolID]PoolStats
 	GonePools  []meta.PoolID
+	// SeenPools are revisions of pool/stats that Pools and GonePools were
+	// calculated from: the write fails when one has changed since. Pools that
+	// are not here are written whatever is stored.
+	SeenPools map[meta.PoolID]int64
 }
 
 // PutStats writes aggregated statistics. Other than the reference's it is
@@ -126,6 +130,9 @@ func (k Keys) PutStats(w *StatsWrite, lease env.LeaseID) env.Txn {
 	t := env.Txn{
 		If:   []env.Compare{k.MasterGuard(lease)},
 		Then: []env.KVOp{put(k.Stats(), w.Stats.Encode())},
+	}
+	for _, pool := range slices.Sorted(maps.Keys(w.SeenPools)) {
+		t.If = append(t.If, unchanged(k.PoolStats(pool), w.SeenPools[pool]))
 	}
 	for _, inode := range slices.SortedFunc(maps.Keys(w.Inodes), cmp.Compare) {
 		s := w.Inodes[inode]
