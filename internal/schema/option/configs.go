@@ -104,6 +104,7 @@ type OSDConfig struct {
 	BindAddress         []string      `option:"bind_address"`
 	BindPort            uint16        `option:"bind_port"`
 	IOThreadCount       int           `option:"osd_iothread_count"`
+	EtcdLeaseTTL        time.Duration `option:"etcd_lease_ttl"`
 	EtcdStatsInterval   time.Duration `option:"etcd_stats_interval"`
 	RunPrimary          bool          `option:"run_primary"`
 	PrintStatsInterval  time.Duration `option:"print_stats_interval"`
