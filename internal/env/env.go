@@ -57,6 +57,22 @@ type Clock interface {
 	Disarm(t *Timer)
 }
 
+// Precise is what a Clock may also be, if its Now is older than the call. A
+// process that was frozen in the middle of a loop iteration goes on with the
+// old Now: whoever must not act after a deadline asks PreciseNow.
+type Precise interface {
+	// PreciseNow is the time of the call, never before Now.
+	PreciseNow() Instant
+}
+
+// PreciseNow is the time at this very moment, as far as c can tell.
+func PreciseNow(c Clock) Instant {
+	if p, ok := c.(Precise); ok {
+		return p.PreciseNow()
+	}
+	return c.Now()
+}
+
 // Rand is a source of random 64-bit numbers; rand.New of math/rand/v2 takes it.
 type Rand interface {
 	Uint64() uint64

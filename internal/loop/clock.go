@@ -63,6 +63,9 @@ func (c *clock) tick() { c.now = max(c.now, env.Instant(time.Since(origin))) }
 // Now implements env.Clock.
 func (l *Loop) Now() env.Instant { return l.clock.now }
 
+// PreciseNow implements env.Precise.
+func (l *Loop) PreciseNow() env.Instant { return max(l.clock.now, env.Instant(time.Since(origin))) }
+
 // WallNanos implements env.Clock.
 func (l *Loop) WallNanos() int64 { return time.Now().UnixNano() }
 
