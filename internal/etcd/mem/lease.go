@@ -111,3 +111,6 @@ func (s *Store) detach(kv *env.KeyValue) {
 		delete(l.keys, kv.Key)
 	}
 }
+
+// Leases lists the leases that live, ascending.
+func (s *Store) Leases() []env.LeaseID { return slices.Sorted(maps.Keys(s.leases)) }
