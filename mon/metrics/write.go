@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 
 	"vitastor/internal/meta"
 	"vitastor/internal/schema"
@@ -263,12 +262,4 @@ func (p *Pool) count(bit meta.PGState) int {
 		}
 	}
 	return n
-}
-
-// Escape returns a label value as it stands between the quotes.
-func Escape(s string) string {
-	if !strings.ContainsAny(s, "\"\\\n") {
-		return s
-	}
-	return string(appendEscaped(nil, s))
 }
