@@ -166,6 +166,13 @@ func (p *Pool) Free() {
 	*p = Pool{name: p.name}
 }
 
+// Discard is Free with buffers in use: for the owner of a pool whose users were
+// abandoned in the middle of their work (a crashed process of the simulator).
+func (p *Pool) Discard() {
+	Free(p.region)
+	*p = Pool{name: p.name}
+}
+
 func classOf(n int) int { return bits.Len(uint(n-1) / pageBytes) }
 
 // poison makes use of a returned buffer visible.

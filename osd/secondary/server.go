@@ -8,6 +8,7 @@ import (
 	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
+	"vitastor/internal/pinned"
 	"vitastor/internal/schema/option"
 	"vitastor/internal/wire"
 	"vitastor/osd/store"
@@ -272,6 +273,18 @@ func (s *Server) Close(done func()) {
 		}
 	}
 	s.env.Clock.Arm(&s.delays.idle, 0)
+}
+
+// Free returns memory outside of the Go heap, whatever is being done. It is for
+// the end, when the loop does not run any more.
+func (s *Server) Free() {
+	for op := s.active.head; op != nil; op = op.next {
+		if op.long != nil {
+			pinned.Free(op.long)
+			op.long = nil
+		}
+	}
+	s.longReads.free()
 }
 
 // checkIdle is the end of Close.

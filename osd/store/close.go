@@ -32,6 +32,23 @@ func (s *Store) closeStep() {
 	done(err)
 }
 
+// Free returns the memory of a store whose loop does not run any more, whatever
+// it was doing: the process was killed in the simulator. Nothing of the store,
+// its operations included, may be used afterwards.
+func (s *Store) Free() {
+	if s.closed {
+		return
+	}
+	s.closed = true
+	for _, b := range s.reads.owned {
+		pinned.Free(b)
+	}
+	s.reads.owned = nil
+	s.pool.Discard()
+	s.pool = nil
+	s.free()
+}
+
 // free returns all memory outside of the Go heap.
 func (s *Store) free() {
 	s.recs.free()

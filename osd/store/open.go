@@ -16,7 +16,7 @@ import (
 // blank; done is called once, not inside Open, with the store or an error that
 // names the device, the place and the remedy. Nothing is written before it is
 // certain that the store can be started.
-func Open(e *env.Env, d Disks, c Config, done func(*Store, error)) {
+func Open(e *env.Env, d Disks, c Config, done func(*Store, error)) *Opening {
 	l := &loader{done: done}
 	l.failTask.Run = func() { done(nil, l.err) }
 	c.setDefaults()
@@ -32,10 +32,32 @@ func Open(e *env.Env, d Disks, c Config, done func(*Store, error)) {
 		if l.s != nil {
 			l.s.free()
 		}
+		l.over = true
 		e.Exec.Defer(&l.failTask)
-		return
+		return &Opening{l}
 	}
 	l.readSuperblock()
+	return &Opening{l}
+}
+
+// Opening is a start under way.
+type Opening struct{ l *loader }
+
+// Free returns the memory of a start that will never end, because its loop does
+// not run any more; once done was called it does nothing.
+func (o *Opening) Free() {
+	l := o.l
+	if l.over {
+		return
+	}
+	l.over = true
+	for _, v := range l.verifiers {
+		pinned.Free(v.buf)
+	}
+	for _, b := range l.owned {
+		pinned.Free(b)
+	}
+	l.s.Free()
 }
 
 // newStore makes an empty store in memory.
@@ -105,6 +127,7 @@ type loader struct {
 	done     func(*Store, error)
 	err      error
 	failTask env.Task
+	over     bool // done was called, or will be called with an error
 
 	chunks    []loadChunk
 	at, total int64 // metadata area: next byte to read or write, end
@@ -177,6 +200,7 @@ func (l *loader) fail(err error) {
 // finish reports the result.
 func (l *loader) finish() {
 	s := l.s
+	l.over = true
 	l.dropChunks()
 	for _, v := range l.verifiers {
 		pinned.Free(v.buf)

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"slices"
 	"syscall"
 
 	"vitastor/internal/env"
@@ -45,7 +46,8 @@ type readPool struct {
 	readers  *reader
 	requests *request
 	prepared *request
-	bounced  int // buffers taken from the pool
+	bounced  int      // buffers taken from the pool
+	owned    [][]byte // taken from the system
 }
 
 // request is one disk request of a reader or compactor.
@@ -247,6 +249,7 @@ func (r *reader) takeBuffer(p *piece) (ok bool) {
 	var err error
 	p.buf, err = pinned.AlignedBuffer(n)
 	p.own = true
+	s.reads.owned = append(s.reads.owned, p.buf)
 	invariant.Sometimes("store: a read takes memory from the system")
 	return err == nil
 }
@@ -406,7 +409,7 @@ func (r *reader) recycle() {
 	for i := range r.pieces {
 		switch p := &r.pieces[i]; {
 		case p.own:
-			pinned.Free(p.buf)
+			r.s.reads.disown(p.buf)
 		case p.bounce:
 			r.s.putBuffer(p.buf)
 		}
@@ -415,6 +418,13 @@ func (r *reader) recycle() {
 	r.op = nil
 	r.next = r.s.reads.readers
 	r.s.reads.readers = r
+}
+
+// disown frees memory that was taken from the system.
+func (p *readPool) disown(buf []byte) {
+	i := slices.IndexFunc(p.owned, func(b []byte) bool { return &b[0] == &buf[0] })
+	p.owned = slices.Delete(p.owned, i, i+1)
+	pinned.Free(buf)
 }
 
 // errno is the error number of a disk error.
