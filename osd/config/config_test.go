@@ -128,7 +128,7 @@ func TestLayout(t *testing.T) {
 	if s.MinCompactors != 3 || s.MaxCompactors != 0 || s.Commit.String() != "all" || s.ReadAheadStartBytes != 0 || s.MaxWriteDepth != 128 {
 		t.Errorf("%+v", s)
 	}
-	if n := c.AutosyncWrites(p); n != 4 {
+	if n := c.AutosyncWrites(p.Buffer.Bytes); n != 4 {
 		t.Errorf("autosync_writes %d, limited by a buffer area of 8 blocks to 4", n)
 	}
 	if d, m, b := c.Devices(); d != m || m != b || d.Path != "/d" || d.Options.Mode != env.DiskCached {

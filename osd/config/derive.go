@@ -51,11 +51,11 @@ func (c *Config) Timeouts() msgr.Timeouts {
 	return msgr.Timeouts{Connect: n.PeerConnectTimeout, ConnectInterval: n.PeerConnectInterval, Idle: n.OSDIdleTimeout, Ping: n.OSDPingTimeout}
 }
 
-// AutosyncWrites is autosync_writes within the limit that the buffer area sets
-// (config.md §8).
-func (c *Config) AutosyncWrites(p *layout.Params) int {
-	limit := int(p.Buffer.Bytes / uint64(p.Geometry.BlockBytes) / 2)
-	return max(1, min(c.Store.AutosyncWrites, limit))
+// AutosyncWrites is autosync_writes within the limit that the size of the buffer
+// area sets (config.md §8).
+func (c *Config) AutosyncWrites(bufferBytes uint64) int {
+	limit := bufferBytes / uint64(c.Layout.Pools.BlockBytes) / 2
+	return max(1, min(c.Store.AutosyncWrites, int(min(limit, 1<<30))))
 }
 
 // Tunables are the parameters of the store that may change while it runs. What

@@ -220,8 +220,11 @@ func (c *Core) MayServe(now env.Instant) bool { return c.phase == registered && 
 
 // Stop gives everything up.
 func (c *Core) Stop() []Action {
-	if c.phase == stopping || c.phase == ended {
+	switch c.phase {
+	case stopping: // Revoke is under way
 		return nil
+	case ended:
+		return []Action{End}
 	}
 	c.close()
 	switch {
