@@ -155,13 +155,13 @@ func (r *reporter) answered(a *env.TxnResponse, err error, lease env.LeaseID) {
 	r.sent, r.reports, r.busy = nil, nil, false
 	switch {
 	case err != nil:
-		r.failed(err)
+		r.failed(err, len(sent))
 		for _, p := range sent {
 			p.report.seen = 0
 			m.step(p, peering.ReportFailed{Unknown: true})
 		}
 	case a.Succeeded:
-		r.refused, r.batchMax = "", reportBatchMax
+		r.refused = ""
 		for _, p := range sent {
 			p.report.suspect = false
 			m.step(p, peering.Reported{Revision: a.Revision})
@@ -184,12 +184,12 @@ func (r *reporter) pending() bool {
 }
 
 // failed logs the reason and adapts to it.
-func (r *reporter) failed(err error) {
+func (r *reporter) failed(err error, sent int) {
 	switch {
 	case errors.Is(err, env.ErrKVNoLease):
 		r.m.Fatal(fmt.Errorf("states of PGs cannot be reported: %w", err))
 	case errors.Is(err, env.ErrKVTooLarge):
-		r.batchMax = max(r.batchMax/2, 1)
+		r.batchMax = max(sent/2, 1)
 	}
 	if text := err.Error(); text != r.refused {
 		r.refused = text
@@ -219,6 +219,7 @@ func (r *reporter) conflict(sent []*pg, reports []schema.PGReport, a *env.TxnRes
 		p.report.seen = r.seen
 		r.m.step(p, results[i])
 	}
+	r.viewAdvanced() // meanwhile, perhaps
 }
 
 // foundState is what the state key of the PG contains.
