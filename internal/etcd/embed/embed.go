@@ -159,8 +159,13 @@ func (s *Server) Endpoint() string { return s.endpoint }
 func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 
 // Stop ends the server and waits until its data is closed.
+//
+// The server proper ends first. Otherwise it would wait up to 7 seconds for
+// watches to end, accept nobody who wants to refresh a lease, let the leases
+// expire, and tell so: a restart would end every OSD.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
+		s.etcd.Server.HardStop()
 		s.etcd.Close()
 		<-s.etcd.Server.StopNotify()
 	})

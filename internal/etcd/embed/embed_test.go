@@ -10,6 +10,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
 )
 
 // The server itself is tested by the conformance suite in internal/etcd.
@@ -88,4 +92,47 @@ func TestErrors(t *testing.T) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 	}
+}
+
+// No lease expires while the server stops, and its holder gets the whole time
+// again after a restart, although a watch is open and nothing refreshes it.
+func TestStopDoesNotExpireLeases(t *testing.T) {
+	c := Config{Dir: t.TempDir(), Client: "127.0.0.1:0"}
+	s, err := Start(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	granted := call(t, s, "/v3/lease/grant", `{"TTL":2}`)
+	call(t, s, "/v3/kv/put", `{"key":"Zm9v","value":"YmFy","lease":"`+granted["ID"].(string)+`"}`)
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	deleted := make(chan bool, 1)
+	go func() {
+		for r := range client.Watch(t.Context(), "foo") {
+			for _, e := range r.Events {
+				if e.Type == clientv3.EventTypeDelete {
+					deleted <- true
+				}
+			}
+		}
+	}()
+	time.Sleep(100 * time.Millisecond) // the watch is there
+	http.DefaultClient.CloseIdleConnections()
+	s.Stop()
+	if s, err = Start(c); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Stop()
+	if got := call(t, s, "/v3/kv/range", `{"key":"Zm9v"}`); got["count"] != "1" {
+		t.Errorf("the key is gone: %v", got)
+	}
+	select {
+	case <-deleted:
+		t.Error("the watch was told that the lease has expired")
+	default:
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
