@@ -73,6 +73,14 @@ type StreamHandler interface {
 	Closed(err error)
 }
 
+// Aborter is what a Stream may also be. Abort is Close, but what was sent and
+// has not arrived never will: close(2) lets the kernel repeat it for minutes,
+// so that a request could be executed long after its owner has repeated it
+// elsewhere and gone on.
+type Aborter interface {
+	Abort()
+}
+
 // SendOp is one queued send; the caller owns it, sets Done once and reuses it.
 type SendOp struct {
 	Parts [][]byte

@@ -155,6 +155,32 @@ func TestPeerEndings(t *testing.T) {
 	}
 }
 
+// After Abort the kernel sends nothing more: the peer gets a reset.
+func TestAbort(t *testing.T) {
+	l := start(t, Options{})
+	streams := make(chan env.Stream, 1)
+	to := listen(t, l, localhost, func(s env.Stream) env.StreamHandler {
+		streams <- s
+		return &funcs{}
+	})
+	conn := client(t, to)
+	s := <-streams
+	l.Post(func() {
+		s.Send(&env.SendOp{Parts: [][]byte{make([]byte, 16<<20)}, Done: func(*env.SendOp, error) {}})
+	})
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	l.Post(func() {
+		s.(env.Aborter).Abort()
+		s.Close() // allowed and useless
+	})
+	conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if n, err := io.Copy(io.Discard, conn); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("after %d bytes: %v, want a reset", n, err)
+	}
+}
+
 func TestDialErrors(t *testing.T) {
 	l := start(t, Options{Streams: 2})
 	for name, c := range map[string]struct {

@@ -126,6 +126,17 @@ func (s *stream) Close() {
 	s.l.flush.dropped.take(&s.queue)
 }
 
+// Abort implements env.Aborter.
+func (s *stream) Abort() {
+	if s.fd >= 0 {
+		s.l.poll.remove(s.fd)
+		sys.CloseReset(s.fd)
+		s.fd = -1
+		s.l.conns--
+	}
+	s.Close()
+}
+
 // release gives the descriptor back. Unsent bytes are lost.
 func (s *stream) release() {
 	if s.fd >= 0 {

@@ -121,7 +121,7 @@ func (c *Conn) drop(reason error) {
 	c.m.stats.Dropped++
 	c.state, c.reason = connClosed, reason
 	c.m.env.Clock.Disarm(&c.timer)
-	c.stream.Close()
+	c.closeStream()
 	c.stopWaiting()
 	c.stash = nil
 	c.loseAll()
@@ -132,6 +132,16 @@ func (c *Conn) drop(reason error) {
 	c.sink = sink{}
 	c.m.closing = append(c.m.closing, c)
 	c.m.env.Exec.Defer(&c.m.cleanTask)
+}
+
+// closeStream takes back requests that are on their way: their owners repeat
+// them elsewhere, and an old one must not be executed after a newer one.
+func (c *Conn) closeStream() {
+	if a, ok := c.stream.(env.Aborter); ok && c.ops > 0 {
+		a.Abort()
+		return
+	}
+	c.stream.Close()
 }
 
 // clean completes lost Ops and reports connections that have none any more.

@@ -297,3 +297,40 @@ func (n *simNode) expect(r *Request, got [][]byte, want []byte) {
 		n.t.Errorf("%v: wrong data arrived", r.Op())
 	}
 }
+
+// A request that was on its way when its connection was given up is not
+// executed later: by then its owner has repeated it, and gone on.
+func TestDroppedRequestsDoNotArriveLater(t *testing.T) {
+	w := sim.NewWorld(1, sim.Options{})
+	server, client := w.NewNode("server"), w.NewNode("client")
+	var s, c *node
+	served := 0
+	server.Do(func(e *env.Env) {
+		s = newNode(t, e, Options{OSD: 1, Store: &wire.StoreParams{BlockBytes: 131072, GranularityBytes: 4096}})
+		s.listen(server.Addr())
+		s.serve = func(r *Request) { served++; r.Fail(wire.EINVAL) }
+	})
+	client.Do(func(e *env.Env) {
+		c = newNode(t, e, Options{})
+		c.m.SetAddresses(1, []netip.AddrPort{s.addr})
+		c.m.Want(1)
+	})
+	if !w.RunUntil(func() bool { return c.up[1] != nil }, time.Second) {
+		t.Fatal("not connected")
+	}
+	w.Net().Cut(server, client)
+	op := Op{Done: func(*Op) {}}
+	(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&op.Packet)
+	client.Do(func(*env.Env) { c.up[1].Submit(&op) })
+	if !w.RunUntil(func() bool { return op.Lost }, time.Minute) {
+		t.Fatal("the cut is not noticed")
+	}
+	w.Net().HealAll()
+	w.RunFor(2 * time.Minute)
+	if served != 0 || c.up[1] == nil {
+		t.Errorf("%d requests of the old connection were served, connected again: %v", served, c.up[1] != nil)
+	}
+	server.Do(func(*env.Env) { s.m.Close() })
+	client.Do(func(*env.Env) { c.m.Close() })
+	w.RunFor(time.Second)
+}

@@ -79,6 +79,17 @@ func (k *KV) Apply(t *env.Txn) (*env.TxnResponse, error) {
 	return r, err
 }
 
+// Revoke ends a lease at once, like somebody who knows that its owner is dead.
+func (k *KV) Revoke(id env.LeaseID) error {
+	k.tick()
+	err := k.store.Revoke(id)
+	k.changed()
+	return err
+}
+
+// Reaches tells whether a node gets requests to etcd and answers from it.
+func (k *KV) Reaches(n *Node) bool { return k.reaches(n, kvRequests) && k.reaches(n, kvAnswers) }
+
 // Compact forgets the history up to a revision.
 func (k *KV) Compact(revision int64) error {
 	k.w.trace(traceKV, 0, 1, uint64(revision))

@@ -137,6 +137,32 @@ func TestKVCutIsPerNodeAndDirection(t *testing.T) {
 	}
 }
 
+func TestKVRevokeAndReaches(t *testing.T) {
+	r := newKVRig(t, 1, 1)
+	id := r.grant(r.n[0], 10)
+	r.put(r.n[0], "k", "1", id)
+	if err := r.k.Revoke(id); err != nil || r.value("k") != "" {
+		t.Errorf("revoked: %v, value %q", err, r.value("k"))
+	}
+	if r.k.Revoke(id) == nil {
+		t.Error("a lease ended twice")
+	}
+	for _, c := range []struct {
+		change, undo func()
+	}{
+		{func() { r.k.Cut(r.n[0], false, true) }, func() { r.k.Cut(r.n[0], false, false) }},
+		{func() { r.w.Net().Isolate(r.n[0], true) }, r.w.Net().HealAll},
+		{func() { r.k.SetDown(true) }, func() { r.k.SetDown(false) }},
+	} {
+		c.change()
+		if r.k.Reaches(r.n[0]) {
+			t.Error("a node that is cut off reaches etcd")
+		}
+		if c.undo(); !r.k.Reaches(r.n[0]) {
+			t.Error("a node does not reach etcd")
+		}
+	}
+}
 func TestKVUnknownOutcomes(t *testing.T) {
 	r := newKVRig(t, 1, 1)
 	r.k.SetFaults(KVFaults{LoseRequest: 0.2, LoseAnswer: 0.2, Unavailable: 0.2})

@@ -190,6 +190,29 @@ func TestBlackholeAndReset(t *testing.T) {
 	}
 }
 
+// What close(2) leaves to the kernel arrives when the network is back, what an
+// abort takes back does not.
+func TestCloseAndAbortDuringACut(t *testing.T) {
+	for abort, want := range map[bool]uint32{false: 10, true: 0} {
+		x := newWire(t, 1, NetConfig{})
+		x.w.Net().Cut(x.a, x.b)
+		x.send(10)
+		x.w.RunFor(time.Second)
+		x.a.Do(func(*env.Env) {
+			if abort {
+				x.d.s.(env.Aborter).Abort()
+			}
+			x.d.s.Close()
+		})
+		x.w.RunFor(10 * time.Second)
+		x.w.Net().HealAll()
+		x.w.RunFor(time.Minute)
+		if x.s.next != want {
+			t.Errorf("abort %v: %d numbers arrived, want %d", abort, x.s.next, want)
+		}
+	}
+}
+
 func TestDialErrors(t *testing.T) {
 	w := NewWorld(1, Options{})
 	a, b := w.NewNode("a"), w.NewNode("b")

@@ -121,6 +121,15 @@ func (s *stream) Close() {
 	}
 }
 
+// Abort implements env.Aborter.
+func (s *stream) Abort() {
+	if s.closed || s.p.dead {
+		return
+	}
+	s.kernelClose(true)
+	s.Close()
+}
+
 // LocalAddr implements env.Stream.
 func (s *stream) LocalAddr() netip.AddrPort { return s.local }
 

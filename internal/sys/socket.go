@@ -45,6 +45,13 @@ func NewTimerfd() (int, error) {
 // disks are synced before.
 func Close(fd int) { _ = unix.Close(fd) }
 
+// CloseReset closes a connection with a reset: the kernel forgets what it has
+// not delivered.
+func CloseReset(fd int) {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	Close(fd)
+}
+
 // ListenTCP opens a non-blocking listening socket and returns its real address.
 func ListenTCP(addr netip.AddrPort, backlog int) (int, netip.AddrPort, error) {
 	fd, err := socketTCP(addr.Addr())
