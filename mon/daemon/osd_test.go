@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -26,6 +27,7 @@ type fakeOSD struct {
 	view   *clusterview.View
 	report env.Timer
 	busy   bool
+	stuck  bool // does not stop PGs
 }
 
 const osdTTL = 4 // seconds
@@ -67,7 +69,7 @@ func (o *fakeOSD) announce() {
 	txn := keys.CreateOSDState(o.num, &state, o.lease)
 	o.e.KV.Txn(&txn, time.Second, func(r *env.TxnResponse, err error) {
 		switch {
-		case err != nil && err != env.ErrKVNoLease:
+		case err != nil && !errors.Is(err, env.ErrKVNoLease):
 			o.announce()
 		case err != nil || !r.Succeeded && r.Responses[0].KVs[0].Lease != o.lease:
 			o.die()
@@ -169,6 +171,7 @@ func (o *fakeOSD) pg(reports *[]schema.PGReport, pg meta.PG, pool *schema.Pool, 
 		holder = schema.HeldByMe
 	}
 	switch {
+	case wanted.State == 0 && mine && o.stuck:
 	case wanted.State == 0 && mine:
 		*reports = append(*reports, schema.PGReport{PG: pg, State: schema.PGState{State: meta.PGOffline}, Holder: holder})
 	case wanted.State != 0 && (wanted.State != now.State || !slices.Equal(wanted.Peers, now.Peers)):
