@@ -27,12 +27,14 @@ type Request struct {
 	Inode   meta.Inode
 	Offset  uint64 // bytes
 	Buf     []byte
+	Bytes   uint64 // deletes: the range
 	Version uint64 // CAS: the version to make (expected + 1); result: that of the object, if it is only one
 	// Done is called on the client's loop, never inside Submit.
-	Done       func(*Request)
-	Err        syscall.Errno
-	Refused    bool // CAS: certainly not done
-	LeftOnDead bool
+	Done    func(*Request)
+	Err     syscall.Errno
+	Refused bool // CAS: certainly not done
+
+	AllowReadonly bool // write to a frozen image
 }
 
 // Target is a client of a cluster: the real one or a model.
@@ -62,6 +64,7 @@ type work struct {
 	stop   bool
 	active int // operations in flight
 	failed map[string]int
+	unsure func() bool // see Op.LeftOnDead; nil = never
 	// known is the version that this client saw last, by object.
 	known map[objectKey]uint64
 }
@@ -148,13 +151,14 @@ func (k *worker) submit(o *Op, m *Image, q *Request) {
 			o.Stamp.Fill(q.Buf[i*GranuleBytes:(i+1)*GranuleBytes], o.Inode, o.First+i)
 		}
 	}
-	q.Offset = uint64(o.First) * GranuleBytes
+	q.Offset, q.Bytes = uint64(o.First)*GranuleBytes, uint64(o.Count)*GranuleBytes
 	q.Done = func(q *Request) {
 		w.active--
 		w.finish(o, m, q)
 		k.think()
 	}
 	w.active++
+	o.LeftOnDead = o.Kind == OpDelete && w.unsure != nil && w.unsure()
 	w.h.Invoke(o, w.now())
 	w.target.Submit(q)
 }
@@ -177,7 +181,8 @@ func (w *work) finish(o *Op, m *Image, q *Request) {
 		o.Seen = ReadStamps(q.Buf, m.Chain, o.First)
 	}
 	if o.Kind == OpDelete {
-		o.Version, o.LeftOnDead = 0, q.LeftOnDead
+		o.Version = 0
+		o.LeftOnDead = o.LeftOnDead || w.unsure != nil && w.unsure()
 		delete(w.known, objectKey{o.Inode, o.First / m.PerObject})
 	}
 	w.h.Return(o, outcome, w.now())

@@ -1,0 +1,31 @@
+package simcluster
+
+import "slices"
+
+// Minimise removes faults from the plan of a failed run while a run without
+// them fails with the same kind of violation, at most tries runs. The load ends
+// right after the last fault that is left.
+func Minimise(r *Result, tries int) *Result {
+	best := r
+	for size := max(1, len(best.Plan)/2); tries > 0; {
+		shorter := false
+		for i := 0; i < len(best.Plan) && tries > 0; {
+			p := slices.Delete(slices.Clone(best.Plan), i, min(i+size, len(best.Plan)))
+			tries--
+			if next := Run(r.Config, p, Options{}); next.sameFailure(r) {
+				best, shorter = next, true
+			} else {
+				i += size
+			}
+		}
+		if size == 1 && !shorter {
+			break
+		}
+		size = max(1, size/2)
+	}
+	return best
+}
+
+func (r *Result) sameFailure(o *Result) bool {
+	return len(r.Violations) > 0 && len(o.Violations) > 0 && r.Violations[0].Kind == o.Violations[0].Kind
+}

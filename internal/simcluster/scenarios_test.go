@@ -1,0 +1,97 @@
+package simcluster
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"vitastor/internal/meta"
+)
+
+// Worlds that are made by hand, each about one thing.
+
+// quiet is a small healthy world to put faults into.
+func quiet(seed uint64, pool PoolConfig) *Config {
+	pool.ID = 1
+	if pool.LocalReads == "" {
+		pool.LocalReads = "primary"
+	}
+	if pool.Images == nil {
+		pool.Images = []ImageConfig{{Number: 1, Objects: 4, Owner: -1, Compares: true}}
+	}
+	c := &Config{Seed: seed, Duration: 20 * time.Second, OSDs: 3, Hosts: 3, Monitors: 1, Clients: 2, BlockBytes: 32 << 10,
+		Commit: meta.CommitAll, DiskBytes: 64 << 20, Pools: []PoolConfig{pool}, DownMax: 1,
+		Work: WorkConfig{Workers: 3, Think: 20 * time.Millisecond, Reads: 10, Writes: 10, Syncs: 1, BigEvery: 15}}
+	c.Global = map[string]any{"block_size": c.BlockBytes, "bitmap_granularity": GranuleBytes, "immediate_commit": c.Commit.String()}
+	return c
+}
+
+func replicated(size, minSize, pgs int) PoolConfig {
+	return PoolConfig{Scheme: "replicated", Size: size, MinSize: minSize, PGs: pgs}
+}
+
+// schemes are the kinds of pools for three OSDs.
+var schemes = map[string]PoolConfig{
+	"replicated 2": replicated(2, 1, 4),
+	"replicated 3": replicated(3, 2, 4),
+	"ec 2+1":       {Scheme: "ec", Size: 3, Parity: 1, MinSize: 2, PGs: 4},
+	"xor 2+1":      {Scheme: "xor", Size: 3, Parity: 1, MinSize: 2, PGs: 4},
+}
+
+func TestQuietWorld(t *testing.T) {
+	for _, name := range sortedKeys(schemes) {
+		for _, commit := range []meta.CommitMode{meta.CommitAll, meta.CommitSmall, meta.CommitNone} {
+			t.Run(name+" "+commit.String(), func(t *testing.T) {
+				c := quiet(1, schemes[name])
+				c.Duration, c.Commit = 5*time.Second, commit
+				c.Global["immediate_commit"] = commit.String()
+				r := judge(t, c, nil)
+				if r.Ops < 300 || len(r.Failed) > 0 || r.Exits > 0 {
+					t.Errorf("%d operations, failed %v, %d exits", r.Ops, r.Failed, r.Exits)
+				}
+				if r.Slowest > 500*time.Millisecond {
+					t.Errorf("an operation took %v", r.Slowest)
+				}
+			})
+		}
+	}
+}
+
+// The pause that clients see is at most 1 s after kill -9 of an OSD, and 6 s
+// when it freezes and wakes up later, with all its connections.
+func TestFailover(t *testing.T) {
+	for _, name := range sortedKeys(schemes) {
+		for osd := 1; osd <= 3; osd++ {
+			for kind, limit := range map[FaultKind]time.Duration{Kill: time.Second, Pause: 6 * time.Second} {
+				t.Run(fmt.Sprintf("%v %v %d", name, kind, osd), func(t *testing.T) {
+					c := quiet(uint64(osd), schemes[name])
+					r := judge(t, c, Plan{{At: 3 * time.Second, Heal: 15 * time.Second, Kind: kind, A: osd}})
+					t.Logf("pause %v", r.Slowest)
+					if r.Slowest > limit {
+						t.Errorf("an operation took %v, more than %v", r.Slowest, limit)
+					}
+				})
+			}
+		}
+	}
+}
+
+// Frozen primaries wake up again and again, at any moment around the end of
+// their lease.
+func TestFrozenPrimaries(t *testing.T) {
+	for seed := range uint64(4) {
+		for _, name := range sortedKeys(schemes) {
+			t.Run(fmt.Sprintf("%v %d", name, seed), func(t *testing.T) {
+				c := quiet(seed, schemes[name])
+				c.Duration = 40 * time.Second
+				var p Plan
+				for i := range 5 {
+					at := time.Duration(i)*8*time.Second + time.Second
+					p = append(p, Fault{At: at, Heal: at + 3500*time.Millisecond + time.Duration(seed*300+uint64(i)*200)*time.Millisecond,
+						Kind: Pause, A: 1 + (i+int(seed))%3})
+				}
+				judge(t, c, p)
+			})
+		}
+	}
+}
