@@ -79,17 +79,24 @@ func (c *Cluster) CreateImage(pool meta.PoolID, number uint64, name string, byte
 	return c.Put(c.Keys.InodeConfig(id), image.Encode())
 }
 
+// errGone ends waiting.
+var errGone = errors.New("the process has ended")
+
 // WaitUp waits until an OSD has registered.
 func (c *Cluster) WaitUp(n meta.OSDNum, limit time.Duration) error {
+	p := c.osds[n]
 	err := c.Until(fmt.Sprintf("OSD %d is up", n), limit, func() error {
+		if p != nil && !p.Running() {
+			return errGone
+		}
 		state, err := c.Get(c.Keys.OSDState(n))
 		if err == nil && state == nil {
 			err = errors.New("no key osd/state")
 		}
 		return err
 	})
-	if err != nil && c.osds[n] != nil {
-		err = fmt.Errorf("%w\n%s", err, c.osds[n].Log(20))
+	if err != nil && p != nil {
+		err = fmt.Errorf("%w\n%s", err, p.Log(20))
 	}
 	return err
 }

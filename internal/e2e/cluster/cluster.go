@@ -26,6 +26,8 @@ type Config struct {
 	Bin Bin    // programs of this tree
 
 	EtcdMembers int // 0 = one; ignored with EmbeddedEtcd
+	// DefaultEtcdLimits starts etcd without the limits that clusters need.
+	DefaultEtcdLimits bool
 	// EmbeddedEtcd: the (only) monitor runs etcd.
 	EmbeddedEtcd bool
 	Monitors     int // 0 = one, -1 = none
@@ -41,6 +43,10 @@ type Config struct {
 	Global map[string]any
 	// Namespaces gives each OSD, monitor and etcd member a network namespace.
 	Namespaces bool
+	// Mark names the cluster in the environment of its processes; "" = a new
+	// name. With Detached they survive us, until StopMarked.
+	Mark     string
+	Detached bool
 	// Program replaces programs by name, such as "osd2" or "mon1": peers of
 	// another implementation.
 	Program map[string]string
@@ -56,6 +62,7 @@ type Cluster struct {
 	net  *network
 	etcd []*Process
 	mons []*Process
+	http []string // addresses of monitors
 	osds map[meta.OSDNum]*Process
 
 	endpoints []string
@@ -75,7 +82,9 @@ func New(c Config) (*Cluster, error) {
 		c.DisksIn = c.Dir
 	}
 	cl := &Cluster{Config: c, Keys: schema.NewKeys(""), osds: map[meta.OSDNum]*Process{}}
-	cl.mark = fmt.Sprintf("%d-%s", os.Getpid(), filepath.Base(c.Dir))
+	if cl.mark = c.Mark; cl.mark == "" {
+		cl.mark = fmt.Sprintf("%d-%s", os.Getpid(), filepath.Base(c.Dir))
+	}
 	if err := os.MkdirAll(filepath.Join(c.Dir, "log"), 0o755); err != nil {
 		return nil, err
 	}
@@ -139,7 +148,7 @@ func (c *Cluster) process(name string, args ...string) *Process {
 	if c.net != nil {
 		args = append([]string{"ip", "netns", "exec", c.net.namespace(name)}, args...)
 	}
-	return &Process{Name: name, args: args, log: filepath.Join(c.Dir, "log", name), mark: c.mark}
+	return &Process{Name: name, args: args, log: filepath.Join(c.Dir, "log", name), mark: c.mark, detached: c.Detached}
 }
 
 // address gives a name an IP address, in its own namespace if there are some.
@@ -152,13 +161,15 @@ func (c *Cluster) address(name string) (string, error) {
 
 func (c *Cluster) addMonitor(i int) error {
 	name := fmt.Sprintf("mon%d", i)
-	if _, err := c.address(name); err != nil {
+	address, err := c.address(name)
+	if err != nil {
 		return err
 	}
 	port, err := freePort()
 	if err != nil {
 		return err
 	}
+	c.http = append(c.http, fmt.Sprintf("http://%s:%d/metrics", address, port))
 	args := []string{c.Bin.Program("vitastor-mon"), "--etcd_address", strings.Join(c.endpoints, ","),
 		"--mon_http_port", strconv.Itoa(port)}
 	if c.EmbeddedEtcd {
@@ -195,7 +206,12 @@ func (c *Cluster) AddOSD(n meta.OSDNum, bytes int64) error {
 }
 
 func (c *Cluster) prepare(n meta.OSDNum, bytes int64) error {
-	file := c.Disk(n)
+	return c.PrepareDisk(n, c.Disk(n), bytes, c.Prepare...)
+}
+
+// PrepareDisk makes a file that is the disk of an OSD; more are arguments of
+// vitastor-disk prepare.
+func (c *Cluster) PrepareDisk(n meta.OSDNum, file string, bytes int64, more ...string) error {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		return err
 	}
@@ -204,7 +220,7 @@ func (c *Cluster) prepare(n meta.OSDNum, bytes int64) error {
 	}
 	args := []string{c.Bin.Program("vitastor-disk"), "prepare", "--osd_num", strconv.Itoa(int(n)), "--data_device", file,
 		"--meta_reserve", "2x,16M", "--data_csum_type", "crc32c", "--disable_data_fsync", "1"}
-	_, err := run(c.Dir, append(args, c.Prepare...)...)
+	_, err := run(c.Dir, append(args, more...)...)
 	return err
 }
 
@@ -217,7 +233,9 @@ func (c *Cluster) OSDOn(name, disk string, more ...string) (*Process, error) {
 		return nil, err
 	}
 	var sb map[string]any
-	if err := json.Unmarshal([]byte(out), &sb); err != nil {
+	numbers := json.NewDecoder(strings.NewReader(out))
+	numbers.UseNumber() // offsets exactly as they are
+	if err := numbers.Decode(&sb); err != nil {
 		return nil, fmt.Errorf("vitastor-disk read-sb %s: %w", disk, err)
 	}
 	args := []string{c.Bin.Program("vitastor-osd"), "--config_path", c.ConfigFile()}
@@ -236,6 +254,9 @@ func (c *Cluster) OSDNumbers() []meta.OSDNum { return slices.Sorted(maps.Keys(c.
 
 // Mon is the process of a monitor, from 1.
 func (c *Cluster) Mon(i int) *Process { return c.mons[i-1] }
+
+// MetricsURL is where a monitor, from 1, serves metrics.
+func (c *Cluster) MetricsURL(i int) string { return c.http[i-1] }
 
 // Etcd is the process of a member of etcd, from 1.
 func (c *Cluster) Etcd(i int) *Process { return c.etcd[i-1] }
@@ -279,6 +300,48 @@ func (c *Cluster) Start() error {
 	}
 	c.Log("etcd, %d monitors and %d OSDs run after %v", len(c.mons), len(c.osds), time.Since(began).Round(time.Millisecond))
 	return nil
+}
+
+// Stop ends everything as an administrator would: OSDs first, then monitors and
+// etcd.
+func (c *Cluster) Stop() error {
+	var errs []error
+	for _, group := range [][]*Process{slices.Collect(maps.Values(c.osds)), c.mons, c.etcd} {
+		for _, p := range group {
+			if !p.Running() {
+				continue
+			}
+			if code, err := p.Terminate(20 * time.Second); err != nil || code != 0 {
+				errs = append(errs, fmt.Errorf("%s: exit code %d: %w", p.Name, code, errors.Join(err, errors.New(p.Log(10)))))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// StopMarked ends the processes of a detached cluster, and tells how many there
+// were.
+func StopMarked(mark string) (int, error) {
+	count := len(marked(mark))
+	for _, kind := range []string{"vitastor-osd", "vitastor-mon", ""} {
+		for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			left := 0
+			for pid, line := range marked(mark) {
+				program, _, _ := strings.Cut(line, " ")
+				if strings.HasSuffix(program, kind) {
+					syscall.Kill(pid, syscall.SIGTERM)
+					left++
+				}
+			}
+			if left == 0 {
+				break
+			}
+			if time.Now().After(end) {
+				return count, fmt.Errorf("processes do not end: %v", marked(mark))
+			}
+		}
+	}
+	return count, nil
 }
 
 // Close ends all processes and returns an error if one was left that none of

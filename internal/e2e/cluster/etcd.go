@@ -13,6 +13,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 )
 
 // ErrNoEtcd means that this machine has no etcd program.
@@ -66,22 +68,28 @@ func (c *Cluster) addEtcd() error {
 		c.endpoints = append(c.endpoints, m.client)
 	}
 	for _, m := range members {
-		p := c.process(m.name, program, "--name", m.name, "--data-dir", filepath.Join(c.Dir, m.name),
-			"--listen-client-urls", "http://"+m.client, "--advertise-client-urls", "http://"+m.client,
-			"--listen-peer-urls", "http://"+m.peer, "--initial-advertise-peer-urls", "http://"+m.peer,
+		args := []string{program, "--name", m.name, "--data-dir", filepath.Join(c.Dir, m.name),
+			"--listen-client-urls", "http://" + m.client, "--advertise-client-urls", "http://" + m.client,
+			"--listen-peer-urls", "http://" + m.peer, "--initial-advertise-peer-urls", "http://" + m.peer,
 			"--initial-cluster", strings.Join(initial, ","),
-			"--max-txn-ops", "100000", "--max-request-bytes", "104857600",
-			"--auto-compaction-mode", "revision", "--auto-compaction-retention", "10", "--log-level", "warn")
-		c.etcd = append(c.etcd, p)
+			"--auto-compaction-mode", "revision", "--auto-compaction-retention", "10", "--log-level", "warn"}
+		if !c.DefaultEtcdLimits {
+			args = append(args, "--max-txn-ops", "100000", "--max-request-bytes", "104857600")
+		}
+		c.etcd = append(c.etcd, c.process(m.name, args...))
 	}
 	return nil
 }
+
+// quick tries again soon when a server does not listen yet.
+var quick = grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second,
+	Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: 200 * time.Millisecond}})
 
 // connect opens the client that the test uses itself.
 func (c *Cluster) connect() (err error) {
 	if c.client == nil {
 		c.client, err = clientv3.New(clientv3.Config{Endpoints: c.endpoints, DialTimeout: time.Second,
-			MaxCallSendMsgSize: 100 << 20, Logger: zap.NewNop()})
+			MaxCallSendMsgSize: 100 << 20, Logger: zap.NewNop(), DialOptions: []grpc.DialOption{quick}})
 		if err != nil {
 			return err
 		}
@@ -146,6 +154,9 @@ func (c *Cluster) Until(what string, limit time.Duration, check func() error) er
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		if err = check(); err == nil {
 			return nil
+		}
+		if errors.Is(err, errGone) {
+			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
 	return fmt.Errorf("%s: %w after %v: %w", what, ErrTimeout, limit, err)

@@ -16,11 +16,11 @@ import (
 
 // Process is one program of a cluster that can be started again and again.
 type Process struct {
-	Name string
-	args []string // the program first
-	log  string   // file
-	mark string   // in the environment
-	env  []string
+	Name     string
+	args     []string // the program first
+	log      string   // file
+	mark     string   // in the environment
+	detached bool     // survives us
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -45,10 +45,13 @@ func (p *Process) Start() error {
 	fmt.Fprintf(out, "--- %s %s\n", time.Now().Format("15:04:05.000"), strings.Join(p.args, " "))
 	cmd := exec.Command(p.args[0], p.args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
-	cmd.Env = append(append(os.Environ(), markEnv+"="+p.mark), p.env...)
+	cmd.Env = append(os.Environ(), markEnv+"="+p.mark)
 	// Pdeathsig is about the thread that forks: those of Go live as long as the
 	// process, except locked ones.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if p.detached {
+		cmd.SysProcAttr.Pdeathsig = 0
+	}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.Name, err)
 	}

@@ -326,3 +326,17 @@ func (r *Run) note(read bool, index int, began time.Time, err error) {
 		r.result.slow = append(r.result.slow, Slow{at, took, fmt.Sprintf("read=%v block %d err=%v", read, index, err)})
 	}
 }
+
+// Failed tells whether the run has ended with an error.
+func (r *Run) Failed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err != nil
+}
+
+// Failures tells how many operations have failed so far.
+func (r *Run) Failures() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.result.Failed
+}
