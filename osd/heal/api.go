@@ -24,9 +24,9 @@ type Primary interface {
 	Recover(r *primary.Recovery)
 	Hold(h *primary.Hold)
 	Release(h *primary.Hold)
-	// SetScrubbing sets the flag of a PG, and tells the Owner all flags if they
-	// have changed.
 	SetScrubbing(pg meta.PG, on bool)
+	// Changed: Objects of the PG were changed.
+	Changed(pg meta.PG)
 	Stats() *primary.Stats
 }
 
@@ -56,6 +56,10 @@ type Deps struct {
 	Peers   primary.Peers
 	View    View
 	Owner   Owner
+	// Backfillfull tells whether the pool is in backfillfull_pools of pg/config:
+	// nothing is recovered there. When that changes, Recoverable has to be
+	// called for its PGs. nil = no pool is.
+	Backfillfull func(pool meta.PoolID) bool
 }
 
 // Config does not change while the OSD runs, except for the options.
@@ -148,7 +152,7 @@ func New(e *env.Env, d Deps, c Config) (*Healer, error) {
 	if h.pool, err = pinned.NewPool("scrub", c.ScrubMemoryBytes); err != nil {
 		return nil, err
 	}
-	h.queue = NewQueue(objectsOf{d.Primary}, queueConfig(&c.Recovery))
+	h.queue = NewQueue(source{h}, queueConfig(&c.Recovery))
 	h.tick.Fire, h.kick.Run, h.scrubAt.Fire = h.ticked, h.work, h.scrubMore
 	h.list.init(h)
 	return h, nil
@@ -163,12 +167,6 @@ func (h *Healer) Apply(o Options) {
 	h.config.Options = o
 	h.queue.SetConfig(queueConfig(&o.Recovery))
 	h.planMissing()
-	h.wake()
-}
-
-// Suspend says in which pools nothing is recovered or moved: backfillfull_pools.
-func (h *Healer) Suspend(pools []meta.PoolID) {
-	h.queue.Suspend(pools)
 	h.wake()
 }
 

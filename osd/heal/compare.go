@@ -148,7 +148,7 @@ func (j *scrubJob) decide() bool {
 func (j *scrubJob) changedState() {
 	h, pg := j.h, j.hold.PG
 	h.queue.Add(pg)
-	h.deps.Primary.SetScrubbing(pg, h.run != nil && h.run.pg == pg && h.run.shown)
+	h.deps.Primary.Changed(pg)
 	h.wake()
 }
 

@@ -85,8 +85,8 @@ func (l *lister) begin(r *scrubRun) {
 
 // listed has a page from the own store.
 func (l *lister) listed(op *secondary.Op) {
-	if op.Retval().Failed() {
-		l.failed(op.Retval().Err())
+	if op.Err != 0 {
+		l.failed(op.Err)
 		return
 	}
 	r := l.run

@@ -237,7 +237,13 @@ func (c *chunk) read(loc peering.Location) {
 	conn.Submit(&c.op)
 }
 
-func (c *chunk) readLocally(op *secondary.Op) { c.j.chunkDone(c.i, op.Retval(), op.Version) }
+func (c *chunk) readLocally(op *secondary.Op) {
+	ret := wire.OK
+	if op.Err != 0 {
+		ret = wire.RetvalOf(op.Err)
+	}
+	c.j.chunkDone(c.i, ret, op.Version)
+}
 
 func (c *chunk) received(op *msgr.Op) {
 	var re wire.SecRwReply

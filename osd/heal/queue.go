@@ -40,6 +40,9 @@ type Source interface {
 	// Incomplete tells whether a member of the PG is missing: misplaced objects
 	// stay where they are then (osd.md §12).
 	Incomplete(pg meta.PG) bool
+	// Suspended tells whether nothing is recovered in the pool:
+	// backfillfull_pools.
+	Suspended(pool meta.PoolID) bool
 }
 
 // QueueConfig are the options that the Queue obeys.
@@ -52,14 +55,13 @@ type QueueConfig struct {
 // its first object to its last, once for each Kind. A pass sees every object
 // that was there at its beginning; another one follows until one sees nothing.
 type Queue struct {
-	config    QueueConfig
-	source    Source
-	pgs       []*pgQueue // ascending; only those with something to do
-	suspended map[meta.PoolID]bool
-	turn      [kinds]meta.PG // whose turn it is: the first one not before it
-	taken     [kinds]int     // objects taken of it in this turn
-	flushing  map[meta.PG]bool
-	wake      env.Instant // of the first PG that rests, 0 = none does
+	config   QueueConfig
+	source   Source
+	pgs      []*pgQueue     // ascending; only those with something to do
+	turn     [kinds]meta.PG // whose turn it is: the first one not before it
+	taken    [kinds]int     // objects taken of it in this turn
+	flushing map[meta.PG]bool
+	wake     env.Instant // of the first PG that rests, 0 = none does
 }
 
 type pgQueue struct {
@@ -97,7 +99,7 @@ type Job struct {
 
 // NewQueue makes an empty one.
 func NewQueue(s Source, c QueueConfig) *Queue {
-	q := &Queue{source: s, suspended: map[meta.PoolID]bool{}, flushing: map[meta.PG]bool{}}
+	q := &Queue{source: s, flushing: map[meta.PG]bool{}}
 	q.SetConfig(c)
 	return q
 }
@@ -106,14 +108,6 @@ func NewQueue(s Source, c QueueConfig) *Queue {
 func (q *Queue) SetConfig(c QueueConfig) {
 	c.PGSwitch = max(c.PGSwitch, 1)
 	q.config = c
-}
-
-// Suspend says in which pools nothing must be done: backfillfull_pools.
-func (q *Queue) Suspend(pools []meta.PoolID) {
-	clear(q.suspended)
-	for _, p := range pools {
-		q.suspended[p] = true
-	}
 }
 
 // SetFlushing: unstable versions of the PG are being settled. Nothing is
@@ -187,7 +181,7 @@ func (q *Queue) nextOf(k Kind, now env.Instant) (Job, bool) {
 	first, _ := q.find(q.turn[k])
 	for i := range q.pgs {
 		p := q.pgs[(first+i)%len(q.pgs)]
-		if q.suspended[p.pg.Pool] || k == Misplaced && q.source.Incomplete(p.pg) {
+		if q.source.Suspended(p.pg.Pool) || k == Misplaced && q.source.Incomplete(p.pg) {
 			continue
 		}
 		id, ok := q.step(p, k, now)

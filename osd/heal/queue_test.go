@@ -16,13 +16,15 @@ import (
 type model struct {
 	objects    map[meta.PG]map[meta.ObjectID]Kind
 	incomplete map[meta.PG]bool
+	full       map[meta.PoolID]bool
 }
 
 func newModel() *model {
-	return &model{map[meta.PG]map[meta.ObjectID]Kind{}, map[meta.PG]bool{}}
+	return &model{map[meta.PG]map[meta.ObjectID]Kind{}, map[meta.PG]bool{}, map[meta.PoolID]bool{}}
 }
 
-func (m *model) Incomplete(pg meta.PG) bool { return m.incomplete[pg] }
+func (m *model) Incomplete(pg meta.PG) bool      { return m.incomplete[pg] }
+func (m *model) Suspended(pool meta.PoolID) bool { return m.full[pool] }
 
 func (m *model) Next(pg meta.PG, from meta.ObjectID, k Kind) (best meta.ObjectID, ok bool) {
 	for id, kind := range m.objects[pg] {
@@ -105,7 +107,7 @@ func TestQueueOrder(t *testing.T) {
 			m.fill(pg2, Misplaced, 1, 1)
 		}, 9, "d:1/1/7 m:1/2/1 -"},
 		"full pools": {func(m *model, q *Queue) {
-			q.Suspend([]meta.PoolID{1})
+			m.full[1] = true
 			m.fill(pg1, Degraded, 1, 2)
 			m.fill(pg3, Misplaced, 1, 1)
 		}, 9, "m:2/1/1 -"},
@@ -160,8 +162,8 @@ func TestQueueOptionsChange(t *testing.T) {
 	}
 	step(func() {}, "-")
 	step(func() { q.SetConfig(QueueConfig{PGSwitch: 9, NoRecovery: true}) }, "m:1/1/3")
-	step(func() { q.Suspend([]meta.PoolID{1, 7}) }, "-")
-	step(func() { q.Suspend(nil); q.SetConfig(QueueConfig{PGSwitch: 9}) }, "d:1/1/1")
+	step(func() { m.full[1] = true }, "-")
+	step(func() { clear(m.full); q.SetConfig(QueueConfig{PGSwitch: 9}) }, "d:1/1/1")
 	step(func() { q.SetFlushing(pg3, true) }, "-")
 	step(func() { q.SetFlushing(pg3, false) }, "d:1/1/2")
 	step(func() {}, "m:1/1/4")
@@ -387,7 +389,8 @@ func TestQueueAllocatesNothing(t *testing.T) {
 // endless is a PG with as many degraded objects as one likes.
 type endless struct{}
 
-func (endless) Incomplete(meta.PG) bool { return false }
+func (endless) Incomplete(meta.PG) bool    { return false }
+func (endless) Suspended(meta.PoolID) bool { return false }
 func (endless) Next(_ meta.PG, from meta.ObjectID, _ Kind) (meta.ObjectID, bool) {
 	return meta.ObjectID{Inode: from.Inode, Stripe: from.Stripe&^meta.RoleMask + 1<<17}, true
 }

@@ -9,11 +9,11 @@ import (
 	"vitastor/osd/primary"
 )
 
-// objectsOf lets the Queue look at the objects of osd/primary.
-type objectsOf struct{ Primary }
+// source lets the Queue look at the objects of osd/primary.
+type source struct{ h *Healer }
 
-func (o objectsOf) Next(pg meta.PG, from meta.ObjectID, k Kind) (meta.ObjectID, bool) {
-	objects := o.Objects(pg)
+func (s source) Next(pg meta.PG, from meta.ObjectID, k Kind) (meta.ObjectID, bool) {
+	objects := s.h.deps.Primary.Objects(pg)
 	if objects == nil {
 		return meta.ObjectID{}, false
 	}
@@ -21,9 +21,13 @@ func (o objectsOf) Next(pg meta.PG, from meta.ObjectID, k Kind) (meta.ObjectID, 
 	return id, r != nil
 }
 
-func (o objectsOf) Incomplete(pg meta.PG) bool {
-	objects := o.Objects(pg)
+func (s source) Incomplete(pg meta.PG) bool {
+	objects := s.h.deps.Primary.Objects(pg)
 	return objects == nil || objects.CurSize() < len(objects.CurSet)
+}
+
+func (s source) Suspended(pool meta.PoolID) bool {
+	return s.h.deps.Backfillfull != nil && s.h.deps.Backfillfull(pool)
 }
 
 // recovery is one object in work.
@@ -96,7 +100,7 @@ func (r *recovery) done(*primary.Recovery) {
 	r.next, h.free = h.free, r
 	ok := !err.Failed()
 	if ok { // but is it?
-		id, found := objectsOf{h.deps.Primary}.Next(job.PG, job.OID, job.Kind)
+		id, found := source{h}.Next(job.PG, job.OID, job.Kind)
 		ok = !found || id != job.OID
 	}
 	if !ok {
