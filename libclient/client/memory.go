@@ -49,9 +49,11 @@ func (m *memory) used() int64 {
 	return m.pool.Stats().UsedBytes
 }
 
+// free returns everything to the system, also what abandoned operations of a
+// crashed process have.
 func (m *memory) free() {
 	if m.pool != nil {
-		m.pool.Free()
+		m.pool.Discard()
 		m.pool = nil
 	}
 }

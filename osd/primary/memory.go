@@ -58,10 +58,11 @@ func (m *memory) put(b []byte) {
 	pinned.Free(b)
 }
 
-// free returns everything to the system. Long buffers in use are lost.
+// free returns everything to the system, also what abandoned operations of a
+// crashed process have. Long buffers in use are lost.
 func (m *memory) free() {
 	if m.pool != nil {
-		m.pool.Free()
+		m.pool.Discard()
 		pinned.Free(m.zero)
 		m.pool, m.zero = nil, nil
 	}
