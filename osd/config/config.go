@@ -56,6 +56,9 @@ func (l *Loader) Local() (*Config, error) {
 func (l *Loader) Load(global *schema.Object) (*Config, error) {
 	set, err := l.merge(global)
 	c, missing := set.OSD()
+	if c.Layout.DataDevice == "" && !set.Given("osd_num") {
+		missing = nil // the superblock of the device knows the number
+	}
 	for i := range set.Warnings {
 		l.warn(set.Warnings[i].Error())
 	}
@@ -126,8 +129,12 @@ func check(c *option.OSDConfig) error {
 	if c.DisableBlockstore {
 		all = append(all, errors.New("disable_blockstore is set: an OSD without a disk is not supported"))
 	}
-	if c.Layout.OSDNum != 0 && c.Layout.DataDevice == "" {
+	if c.Layout.DataDevice == "" {
 		all = append(all, errors.New("data_device is not given: the device or file prepared by vitastor-disk, such as --data_device /dev/vitastor/osd1-data"))
+	}
+	if c.Layout.DataDevice != "" && c.Layout.OSDNum == 0 {
+		all = append(all, fmt.Errorf("%s has no superblock: prepare it (vitastor-disk prepare --data_device %s), "+
+			"or give all its parameters, as vitastor-disk exec-osd does", c.Layout.DataDevice, c.Layout.DataDevice))
 	}
 	return errors.Join(all...)
 }

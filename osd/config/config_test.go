@@ -59,8 +59,9 @@ func TestPrecedence(t *testing.T) {
 
 func TestMissingAndWrong(t *testing.T) {
 	for _, c := range []struct{ command, global, want string }{
-		{"", `{}`, "etcd_address is required"},
-		{"--etcd_address a", `{}`, "osd_num is required"},
+		{"--data_device /d --osd_num 1", `{}`, "etcd_address is required"},
+		{"--etcd_address a --data_device /d", `{}`, "/d has no superblock: prepare it (vitastor-disk prepare --data_device /d)"},
+		{"--etcd_address a", `{}`, "data_device is not given: the device or file prepared by vitastor-disk"},
 		{"--etcd_address a --osd_num 1", `{}`, "data_device is not given: the device or file prepared by vitastor-disk"},
 		{"--etcd_address a --osd_num x --data_device /d", `{}`, `parameter osd_num is "x" in the command line: must be`},
 		{"--etcd_address a --osd_num 1 --data_device /d --disable_blockstore 1", `{}`, "an OSD without a disk is not supported"},

@@ -197,15 +197,25 @@ func (d *OSD) closeStore(done func()) {
 		done()
 		return
 	}
-	d.patience.Fire = done
+	d.patience.Fire = func() {
+		d.env.Log.Warn("the store does not close", "waited", shutdownPatience)
+		done()
+	}
 	d.env.Clock.Arm(&d.patience, shutdownPatience)
-	d.store.Close(func(err error) {
+	closed := func(err error) {
 		if err != nil {
 			d.env.Log.Error("the object store ended with an error", "err", err)
 		}
 		d.store = nil
+		d.disks.close()
+		d.env.Clock.Disarm(&d.patience)
 		done()
-	})
+	}
+	if d.primary == nil || d.local == nil {
+		d.store.Close(closed)
+		return
+	}
+	d.primary.Close(func() { d.local.Close(func() { d.store.Close(closed) }) })
 }
 
 // Free returns all memory outside of the Go heap and closes the disks. The loop

@@ -69,9 +69,11 @@ func diskImage(t *testing.T, num int) *sim.Image {
 	return sim.NewImageFrom(b, diskBytes)
 }
 
-func newCluster(t *testing.T, n int) *cluster {
+func newCluster(t *testing.T, n int) *cluster { return newClusterOf(t, n, sim.Options{}) }
+
+func newClusterOf(t *testing.T, n int, o sim.Options) *cluster {
 	c := &cluster{t: t, keys: schema.NewKeys("")}
-	o := sim.Options{Log: &c.log}
+	o.Log = &c.log
 	if os.Getenv("SIM_LOG") != "" {
 		o.Log = os.Stderr
 	}
@@ -177,6 +179,9 @@ func (c *cluster) states(pgs int) (list []meta.PGState) {
 	for i := range pgs {
 		key := c.keys.PGState(meta.PG{Pool: 1, Num: meta.PGNum(i + 1)})
 		s, _ := schema.DecodePGState(key, c.get(key))
+		if s.State == 0 {
+			s.State = meta.PGOffline
+		}
 		list = append(list, s.State)
 	}
 	return list

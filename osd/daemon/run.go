@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 
 	"vitastor/internal/clusterview"
 	"vitastor/internal/env"
@@ -39,7 +40,8 @@ func (d *OSD) makeParts() (err error) {
 		Commit: commit, ReadOnly: c.Store.ReadOnly, AutosyncInterval: c.Store.AutosyncInterval, AutosyncWrites: c.AutosyncWrites(d.bufferBytes),
 		RecoverySyncBatch: c.Recovery.SyncBatch, MayServe: d.MayServe, Fatal: d.fatal})
 	d.local.SetPrimary(d.primary)
-	d.heal, err = heal.New(d.env, heal.Deps{Primary: d.primary, Local: d.local, Peers: d.msgr, View: d.pgs, Owner: d.pgs},
+	d.heal, err = heal.New(d.env, heal.Deps{Primary: d.primary, Local: d.local, Peers: d.msgr, View: d.pgs, Owner: d.pgs,
+		Backfillfull: func(pool meta.PoolID) bool { return slices.Contains(d.view.PGConfig().Backfillfull, pool) }},
 		heal.Config{OSD: d.num, BlockBytes: t.BlockBytes, GranuleBytes: granule, ReadOnly: c.Store.ReadOnly, Options: d.healOptions()})
 	if err != nil {
 		return err
@@ -168,6 +170,12 @@ func (h *handler) Disconnected(c *msgr.Conn, reason error) {
 	h.primary.Disconnected(c)
 	h.pgs.Disconnected(c)
 }
+
+// Number is the OSD's number, 0 while it is not known.
+func (d *OSD) Number() meta.OSDNum { return d.num }
+
+// HasDisk tells whether a disk is open.
+func (d *OSD) HasDisk() bool { return len(d.disks.opened) > 0 }
 
 // PGStatus is one PG that the OSD runs or is to run.
 type PGStatus struct {
