@@ -16,6 +16,8 @@ import (
 	"os"
 	"regexp"
 	"text/tabwriter"
+
+	"vitastor/internal/bench/clusterio"
 )
 
 // Row is one figure.
@@ -40,12 +42,16 @@ var sections = []section{
 	{"msgr", benchMessages},
 	{"store", benchStore},
 	{"placement", benchPlacement},
+	{"cluster", benchCluster},
 }
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == idleArgument {
 		runIdle()
 		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == clusterArgument {
+		os.Exit(clusterio.Main(os.Args[2]))
 	}
 	only := flag.String("only", ".", "regular expression on section names")
 	rounds := flag.Int("rounds", 7, "paired runs of each comparison")
