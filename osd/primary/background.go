@@ -61,17 +61,18 @@ func (o *op) granted() {
 
 // finishHold is the end of one that was not granted, or was released.
 func (o *op) finishHold() {
-	h := o.hold
-	h.op = nil
-	if o.err != wire.OK {
-		h.Err = o.err
+	if h := o.hold; h != nil {
+		h.op, h.Err = nil, o.err
 		h.Granted(h)
 	}
 }
 
-// Release ends a granted Hold. Writes that wait go on.
+// Release ends a granted Hold. Writes that wait go on, later; h may be reused
+// at once.
 func (s *Server) Release(h *Hold) {
 	o := h.op
 	invariant.Must(o != nil && o.phase == phaseHeld, "primary: a Hold was released that is not granted")
-	o.end()
+	h.op, o.hold = nil, nil
+	o.resume = (*op).end
+	s.later(o)
 }

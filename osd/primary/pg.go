@@ -175,9 +175,8 @@ func (p *pg) halt() {
 			o.q.remove(o)
 		}
 		o.err, o.resume = wire.EPIPE, (*op).end
-		s.soon(o)
+		s.later(o)
 	}
-	s.drain()
 }
 
 // Reset forgets everything about a PG: objects, unstable versions, copies to
@@ -209,11 +208,10 @@ func (s *Server) EpochRecorded(id meta.PG, epoch uint64) {
 		if o.version.Epoch() <= epoch {
 			p.epochWaiters.remove(o)
 			o.resume = (*op).sendWrites
-			s.soon(o)
+			s.later(o)
 		}
 		o = next
 	}
-	s.drain()
 }
 
 // awaitEpoch makes a write wait until its epoch is recorded.
@@ -235,10 +233,9 @@ func (s *Server) Flushed(id meta.PG) {
 	var waiters list
 	p.flushWaiters.moveTo(&waiters)
 	for o := waiters.pop(); o != nil; o = waiters.pop() {
-		s.soon(o)
+		s.later(o)
 	}
 	p.changed()
-	s.drain()
 }
 
 // Objects of a PG from Activate to Reset; nil otherwise.
