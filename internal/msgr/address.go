@@ -37,7 +37,14 @@ type dialPlan struct {
 	restart  bool        // addresses changed during the running attempt
 	tried    bool        // there was an attempt
 	lastDial env.Instant // when the first address was dialled last
+	short    int         // connections in a row that were ready, but not for an interval
 }
+
+// reconnectPause is the pause after a connection that had just been made was
+// lost. It doubles with each such connection in a row. OSDs close connections to
+// clients for a reason that has nothing to do with the network (osd.md §8): who
+// would wait for the whole interval then would stand still for nothing.
+const reconnectPause = 20 * time.Millisecond
 
 // set replaces the addresses and tells whether they differ.
 func (d *dialPlan) set(addrs []netip.AddrPort) bool {
@@ -66,16 +73,27 @@ func (d *dialPlan) failed(interval time.Duration) (wait time.Duration, exhausted
 	if d.at++; d.at < len(d.addrs) {
 		return 0, false
 	}
-	d.at = 0
+	d.at, d.short = 0, 0
 	return interval, true
 }
 
+// lost notes the end of a connection that was ready.
+func (d *dialPlan) lost(now env.Instant, interval time.Duration) {
+	if d.short++; now.Sub(d.lastDial) >= interval {
+		d.short = 0
+	}
+}
+
 // again begins a new round: at once, unless the last one began less than an
-// interval ago. It follows the loss of a connection that had been ready.
+// interval (or a shorter pause, see reconnectPause) ago.
 func (d *dialPlan) again(now env.Instant, interval time.Duration) (wait time.Duration) {
 	d.at = 0
 	if !d.tried || d.restart {
 		return 0
 	}
-	return max(0, interval-now.Sub(d.lastDial))
+	pause := interval
+	if d.short > 0 {
+		pause = min(interval, reconnectPause<<min(d.short-1, 20))
+	}
+	return max(0, pause-now.Sub(d.lastDial))
 }

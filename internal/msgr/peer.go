@@ -120,6 +120,7 @@ func (p *peer) lost(c *Conn) {
 		return
 	}
 	if c.known { // it was ready
+		p.plan.lost(p.m.now(), p.m.timeouts.ConnectInterval)
 		p.schedule()
 		return
 	}
