@@ -96,7 +96,10 @@ func (c *cluster) pool(id meta.PoolID, json string) {
 }
 
 // place puts PGs of a pool on OSDs: one set per PG; the first member is primary.
-func (c *cluster) place(pool meta.PoolID, sets ...[]meta.OSDNum) {
+func (c *cluster) place(pool meta.PoolID, sets ...[]meta.OSDNum) { c.placeWith(nil, pool, sets...) }
+
+// placeWith does so together with other changes.
+func (c *cluster) placeWith(with []env.KVOp, pool meta.PoolID, sets ...[]meta.OSDNum) {
 	var pgs []schema.PGTarget
 	for i, set := range sets {
 		t := schema.PGTarget{Num: meta.PGNum(i + 1), OSDSet: set}
@@ -107,12 +110,16 @@ func (c *cluster) place(pool meta.PoolID, sets ...[]meta.OSDNum) {
 		}
 		pgs = append(pgs, t)
 	}
-	c.targets(pool, pgs)
+	c.targets(pool, pgs, with...)
 }
 
-func (c *cluster) targets(pool meta.PoolID, pgs []schema.PGTarget) {
+func (c *cluster) targets(pool meta.PoolID, pgs []schema.PGTarget, with ...env.KVOp) {
+	c.t.Helper()
 	c.config.SetPool(pool, pgs)
-	c.put(c.keys.PGConfig(), string(c.config.Encode()))
+	ops := append(with, env.KVOp{Kind: env.KVPut, Key: c.keys.PGConfig(), Value: c.config.Encode()})
+	if _, err := c.kv.Apply(&env.Txn{Then: ops}); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 // spread makes n sets of the given size over all OSDs.
