@@ -220,12 +220,7 @@ func (h *Healer) Stop() {
 }
 
 // Free returns the memory. The loop must not run any more.
-func (h *Healer) Free() {
-	for j := h.jobs.head; j != nil; j = j.next {
-		j.putBuffers()
-	}
-	h.pool.Free()
-}
+func (h *Healer) Free() { h.pool.Discard() }
 
 // wake looks for work after the current event.
 func (h *Healer) wake() { h.env.Exec.Defer(&h.kick) }

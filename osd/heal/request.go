@@ -24,24 +24,20 @@ func (h *Healer) Scrub(r *msgr.Request) {
 }
 
 // locate checks a request and finds its object (wire.md §6.1).
-func (h *Healer) locate(q *wire.Rw) (meta.PG, meta.ObjectID, wire.Retval) {
-	granule := uint64(h.config.GranuleBytes)
+func (h *Healer) locate(q *wire.Rw) (pg meta.PG, id meta.ObjectID, ret wire.Retval) {
+	if ret = q.Check(h.config.GranuleBytes); ret.Failed() {
+		return pg, id, ret
+	}
 	pool := h.deps.View.Pool(q.Inode.Pool())
-	if q.Offset%granule != 0 || uint64(q.Len)%granule != 0 || q.Len > wire.MaxIOBytes {
-		return meta.PG{}, meta.ObjectID{}, wire.EINVAL
-	}
 	if pool == nil || h.stopped {
-		return meta.PG{}, meta.ObjectID{}, wire.EPIPE
+		return pg, id, wire.EPIPE
 	}
-	id := meta.ObjectID{Inode: q.Inode, Stripe: q.Offset - q.Offset%pool.ObjectBytes()}
-	pg := meta.PG{Pool: pool.ID, Num: meta.PGOf(id.Stripe, pool.PGStripeBytes, h.deps.View.PGCount(pool.ID))}
+	id = meta.ObjectID{Inode: q.Inode, Stripe: q.Offset - q.Offset%pool.ObjectBytes()}
+	pg = meta.PG{Pool: pool.ID, Num: meta.PGOf(id.Stripe, pool.PGStripeBytes, h.deps.View.PGCount(pool.ID))}
 	if h.deps.Primary.Objects(pg) == nil {
 		return pg, id, wire.EPIPE
 	}
-	if q.Offset+uint64(q.Len) > id.Stripe+pool.ObjectBytes() {
-		return pg, id, wire.EINVAL
-	}
-	return pg, id, wire.OK
+	return pg, id, q.CheckObject(pool.ObjectBytes())
 }
 
 func (h *Healer) serve(r *msgr.Request, pg meta.PG, id meta.ObjectID) {
