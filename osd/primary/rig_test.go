@@ -344,7 +344,7 @@ func (r *rig) activate(p *rigPG) bool {
 			c.Free()
 			return false
 		}
-		l := c.Open(m, uint64(len(stable)))
+		l := c.Open(m, 0)
 		for _, err := range []error{l.AddItems(stable, true), l.AddItems(unstable, false), l.Close()} {
 			if err != nil {
 				r.t.Fatal(err)
