@@ -91,10 +91,19 @@ func (p *program) serve(c *command, signals <-chan os.Signal) error {
 	if p.osd != nil {
 		p.osd.Free()
 	}
-	if p.sentinel != nil {
-		p.sentinel.Close()
-	}
+	p.dismiss()
 	return nil
+}
+
+// dismiss ends the sentinel, which has nothing to do after an orderly end.
+func (p *program) dismiss() {
+	if p.sentinel == nil {
+		return
+	}
+	if p.code == exitOK { // the lease is revoked
+		p.sentinel.Guard(0) // if it cannot be told, it finds out
+	}
+	p.sentinel.Close()
 }
 
 // exit is called on the loop when the OSD has ended. A failure does not wait
