@@ -64,6 +64,7 @@ func (o *op) sendDeletes() {
 // deletesDone looks at the results.
 func (o *op) deletesDone() {
 	p := o.pg
+	p.s.countDelete(o.oid)
 	err := o.count()
 	o.lazy = o.s.config.Commit != meta.CommitAll
 	switch {

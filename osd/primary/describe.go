@@ -21,7 +21,8 @@ type describer struct {
 	pgs     []meta.PG // left to be described, in order
 	from    meta.ObjectID
 	out     wire.DescribeList
-	timer   env.Timer
+	begun   bool
+	timer   env.Timer // the next slice
 }
 
 // describeSlice is how many objects are described at a time.
@@ -35,16 +36,32 @@ func (s *Server) serveDescribe(r *msgr.Request) {
 	}
 	d := &s.describer
 	if d.s == nil {
-		d.s, d.timer.Fire = s, d.more
+		d.s, d.timer.Fire = s, d.step
 	}
 	d.waiting = append(d.waiting, r) // the messenger bounds their number
 	if len(d.waiting) == 1 {
-		d.begin()
+		d.step()
 	}
 }
 
-// begin starts the first request.
+// step works on the first request.
+func (d *describer) step() {
+	if !d.begun {
+		d.begin()
+	}
+	if d.more() {
+		d.s.env.Clock.Arm(&d.timer, 0)
+		return
+	}
+	d.answer()
+	if len(d.waiting) > 0 {
+		d.s.env.Clock.Arm(&d.timer, 0)
+	}
+}
+
+// begin chooses the PGs.
 func (d *describer) begin() {
+	d.begun = true
 	d.q.Decode(&d.waiting[0].Packet)
 	d.pgs, d.out, d.from = d.pgs[:0], nil, d.q.Min
 	for _, id := range slices.SortedFunc(maps.Keys(d.s.pgs), meta.PG.Compare) {
@@ -52,11 +69,10 @@ func (d *describer) begin() {
 			d.pgs = append(d.pgs, id)
 		}
 	}
-	d.more()
 }
 
-// more describes the next objects.
-func (d *describer) more() {
+// more describes the next objects, and returns whether there are others.
+func (d *describer) more() bool {
 	mask := meta.ObjectState(d.q.ObjectState)
 	if d.q.ObjectState != 0 && mask == 0 {
 		d.pgs = d.pgs[:0] // no object is in a state with such a number
@@ -77,25 +93,20 @@ func (d *describer) more() {
 		}
 		d.from = meta.ObjectID{Inode: id.Inode, Stripe: id.Stripe + 1}
 		if n++; n == describeSlice {
-			d.s.env.Clock.Arm(&d.timer, 0)
-			return
+			return true
 		}
 	}
-	d.answer()
+	return false
 }
 
-// answer ends the first request and begins the next one.
+// answer ends the first request.
 func (d *describer) answer() {
 	r := d.waiting[0]
-	(&wire.DescribeReply{Retval: wire.Retval(d.out.Len()), ResultBytes: uint64(len(d.out))}).Encode(&r.Reply)
+	(&wire.DescribeReply{Retval: wire.Retval(d.out.Len())}).Encode(&r.Reply)
 	if len(d.out) > 0 {
 		r.ReplyParts = append(r.ReplyParts, d.out)
 	}
-	d.out = nil
-	r.Finish()
+	d.out, d.begun = nil, false
 	d.waiting = slices.Delete(d.waiting, 0, 1)
-	if len(d.waiting) > 0 {
-		d.s.env.Clock.Arm(&d.timer, 0)
-		d.next()
-	}
+	r.Finish()
 }

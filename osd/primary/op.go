@@ -62,6 +62,7 @@ type op struct {
 	hold   *Hold
 	finish func(o *op) // tells the result
 	parent any         // of an operation inside of another one
+	slot   int         // which of the parent's operations this is
 	resume func(o *op) // what to do in phaseReady
 
 	// Arguments.

@@ -530,6 +530,16 @@ func (o *op) finishRead() {
 // replySent takes back an operation whose bitmaps were sent.
 func (s *Server) replySent(r *msgr.Request) { s.putOp(r.User.(*op)) }
 
+// inodeStats returns the totals of an inode.
+func (s *Server) inodeStats(inode meta.Inode) *InodeStats {
+	i := s.stats.Inodes[inode]
+	if i == nil {
+		i = &InodeStats{}
+		s.stats.Inodes[inode] = i
+	}
+	return i
+}
+
 // account counts an operation of a client that has ended.
 func (s *Server) account(o *op, code wire.Op) {
 	since := o.began
@@ -544,11 +554,7 @@ func (s *Server) account(o *op, code wire.Op) {
 	if o.err != wire.OK || code == wire.OpSync {
 		return
 	}
-	i := s.stats.Inodes[o.oid.Inode]
-	if i == nil {
-		i = &InodeStats{}
-		s.stats.Inodes[o.oid.Inode] = i
-	}
+	i := s.inodeStats(o.oid.Inode)
 	switch code {
 	case wire.OpRead:
 		i.Read.add(bytes, nanos)

@@ -58,6 +58,8 @@ func (s *Server) serveObject(r *msgr.Request) {
 	q.Decode(&r.Packet)
 	p, err := s.admit(&q)
 	switch {
+	case err == wire.EPIPE && s.serveLocal(r, &q):
+		return
 	case err != wire.OK:
 		r.Fail(err)
 		return
@@ -107,12 +109,3 @@ func (s *Server) chained(q *wire.Rw) (chained, ok bool) {
 	}
 	return in.Parent != 0 && in.Parent.Pool() == q.Inode.Pool(), true
 }
-
-// serveChained executes a READ through the layers of an image.
-func (s *Server) serveChained(r *msgr.Request, q *wire.Rw, p *pg) { r.Fail(wire.EPIPE) }
-
-// serveDescribe executes DESCRIBE.
-func (s *Server) serveDescribe(r *msgr.Request) { r.Fail(wire.EPIPE) }
-
-// serveList executes SEC_LIST with wire.ListPrimary.
-func (s *Server) serveList(r *msgr.Request) { r.Fail(wire.EPIPE) }

@@ -53,12 +53,21 @@ type Server struct {
 	memWaiters list
 	shards     [][]byte
 
+	// READ of images with layers and of other OSDs' PGs, DESCRIBE, listings.
+	freeChains   *chain
+	freeLocals   *localRead
+	deletes      [deleteClasses]uint64 // see countDelete
+	describer    describer
+	freeListings *listing
+	listings     int // in work
+	listWaiters  []*msgr.Request
+
 	telling []*pg    // whose flags have changed
 	stopped []func() // to be called
 	closed  func()   // Close was called
 
 	readyTask, lostTask, tellTask, stoppedTask, syncTask env.Task
-	readSent                                             func(*msgr.Request)
+	readSent, localSent                                  func(*msgr.Request)
 }
 
 // New makes a server without PGs. local is asked to execute what concerns our
@@ -73,7 +82,7 @@ func New(e *env.Env, local *secondary.Server, st *store.Store, peers Peers, v Vi
 	s.sync.timer.Fire = s.sync.fired
 	s.readyTask.Run, s.lostTask.Run = s.drain, s.failLost
 	s.tellTask.Run, s.stoppedTask.Run, s.syncTask.Run = s.tellFlags, s.tellStopped, s.sync.begin
-	s.readSent = s.replySent
+	s.readSent, s.localSent = s.replySent, s.localReadSent
 	return s
 }
 
