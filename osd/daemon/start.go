@@ -203,10 +203,19 @@ func sortedPools(m map[meta.PoolID]bool) (list []meta.PoolID) {
 	return list
 }
 
-// opened goes on with an open store: parts, sockets, registration.
+// opened goes on with an open store: parts, then sockets and registration.
 func (d *OSD) opened() {
 	if err := d.makeParts(); err != nil {
 		d.fatal(err)
+		return
+	}
+	d.stage = "sorting objects into PGs"
+	d.pgs.Prepare(d.config.Network.EtcdQuickTimeout, d.prepared)
+}
+
+// prepared goes on when the store can be listed: from now on others may see us.
+func (d *OSD) prepared() {
+	if d.ending {
 		return
 	}
 	listen, announce, err := d.config.Bind(d.o.Interfaces)

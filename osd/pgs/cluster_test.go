@@ -332,13 +332,18 @@ func (o *testOSD) serve(e *env.Env, commit meta.CommitMode) (err error) {
 	if err != nil {
 		return err
 	}
+	o.m.SetDeps(Deps{Store: o.st})
+	o.m.Prepare(time.Second, func() { o.register(e, addr) })
+	return nil
+}
+
+func (o *testOSD) register(e *env.Env, addr netip.AddrPort) {
 	o.reg = registration.New(e, registration.Config{OSD: o.num, Keys: o.c.keys, TTL: leaseTTL, Patience: 20 * time.Second, QuickTimeout: time.Second,
 		State: schema.OSDState{State: schema.StateUp, Addresses: []string{addr.Addr().String()}, Port: addr.Port(),
 			PrimaryEnabled: true, BlockstoreEnabled: true, Version: "3.0.8"},
 		Registered: func() { o.registered(e) }, Fatal: o.die,
 		Exists: func(schema.OSDState) { o.die(fmt.Errorf("OSD %d exists", o.num)) }})
 	o.reg.Start()
-	return nil
 }
 
 func (o *testOSD) registered(e *env.Env) {

@@ -2,6 +2,7 @@ package pgs
 
 import (
 	"flag"
+	"fmt"
 	"testing"
 	"time"
 
@@ -25,8 +26,7 @@ func TestRandomFaults(t *testing.T) {
 		first, n = *randomSeed, 1
 	}
 	for seed := first; seed < first+n && !t.Failed(); seed++ {
-		randomFaults(t, seed)
-		if t.Failed() {
+		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { randomFaults(t, seed) }) {
 			t.Logf("replay: go test ./osd/pgs -run TestRandomFaults -pgs.seed=%d", seed)
 		}
 	}

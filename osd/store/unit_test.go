@@ -91,6 +91,12 @@ func TestIndexAgainstMap(t *testing.T) {
 	var ids []meta.ObjectID
 	for i := range 60_000 {
 		switch {
+		case i%20000 == 19999: // whatever is under way
+			count := uint32(1 + rng.IntN(9))
+			s.ReshardNow(1, count, 1<<20)
+			if !s.Sharded(1, count, 1<<20) {
+				t.Fatal("not sorted now")
+			}
 		case i%9000 == 8999:
 			s.Reshard(1, uint32(1+rng.IntN(9)), 1<<(17+rng.IntN(3)))
 		case i%50 == 0:
