@@ -54,6 +54,7 @@ type Config struct {
 type KV struct {
 	exec    env.Exec
 	members *members
+	keeper  keeper
 	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
 	running sync.WaitGroup
@@ -152,24 +153,6 @@ func (k *KV) Grant(ttlSeconds int64, timeout time.Duration, done func(env.LeaseI
 		id = env.LeaseID(r.GetID())
 		return err
 	}, func(err error) { done(id, err) })
-}
-
-// KeepAlive is env.KV.KeepAlive.
-func (k *KV) KeepAlive(id env.LeaseID, timeout time.Duration, done func(int64, error)) {
-	ttl := int64(0)
-	k.start(timeout, true, func(c call) error {
-		ctx, cancel := context.WithCancel(c.ctx) // ends the stream
-		defer cancel()
-		stream, err := pb.NewLeaseClient(c.conn).LeaseKeepAlive(ctx)
-		if err != nil {
-			return err
-		}
-		// When Send fails, Recv has the reason.
-		_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)})
-		r, err := stream.Recv()
-		ttl = r.GetTTL() // 0 when the lease is unknown
-		return err
-	}, func(err error) { done(ttl, err) })
 }
 
 // Revoke is env.KV.Revoke.

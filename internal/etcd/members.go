@@ -61,8 +61,9 @@ func newMembers(c Config, t *tls.Config, log *slog.Logger) *members {
 
 // call is what a request gets to run on.
 type call struct {
-	ctx  context.Context
-	conn *grpc.ClientConn
+	ctx    context.Context
+	conn   *grpc.ClientConn
+	member int
 }
 
 // try runs f on the current member. While it is certain that nothing has been
@@ -81,7 +82,7 @@ func (m *members) try(ctx context.Context, repeatable bool, f func(call) error) 
 		conn, err := m.connect(ctx, index)
 		sent := err == nil
 		if sent {
-			if err = f(call{ctx, conn}); err == nil {
+			if err = f(call{ctx, conn, index}); err == nil {
 				m.worked(index)
 				return nil
 			}
