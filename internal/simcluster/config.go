@@ -100,6 +100,7 @@ func NewConfig(seed uint64, duration time.Duration) *Config {
 	c.NetLatency = pick(rng, 0, 0, 500*time.Microsecond)
 	c.KVLatency = pick(rng, 0, 0, 5*time.Millisecond)
 	c.drawGlobal(rng)
+	calm := rng.IntN(4) == 0
 	for id := range 1 + rng.IntN(2) {
 		c.Pools = append(c.Pools, c.drawPool(rng, meta.PoolID(id+1)))
 	}
@@ -107,7 +108,10 @@ func NewConfig(seed uint64, duration time.Duration) *Config {
 		Reads: 10, Writes: 10, Deletes: rng.IntN(2), Syncs: pick(rng, 1, 4), BigEvery: 15}
 	c.Every = time.Duration(pick(rng, 2, 4, 8)) * time.Second
 	c.DownMax = 1 + rng.IntN(3)/2
-	c.drawFaults(rng)
+	if c.Faults = calmFaults; !calm {
+		c.drawFaults(rng)
+		c.withoutDeletes()
+	}
 	return c
 }
 
@@ -151,12 +155,28 @@ func (c *Config) drawPool(rng *rand.Rand, id meta.PoolID) PoolConfig {
 	if rng.IntN(2) == 0 {
 		p.Images = append(p.Images, ImageConfig{Number: 3, Objects: 2, Owner: -1, Deletes: true})
 	}
-	if rng.IntN(3) == 0 {
+	if rng.IntN(3) == 0 && chains {
 		p.Images = append(p.Images, ImageConfig{Number: 4, Objects: 3, Frozen: true, Owner: -1},
 			ImageConfig{Number: 5, Objects: 3, Parent: 4, Owner: -1, Deletes: true})
 	}
 	return p
 }
+
+// calmFaults are those during which every OSD takes part in everything.
+var calmFaults = []FaultKind{SlowNode, SlowNet, SlowDisk, Stall, ClockJump, ClockDrift, MonitorKill, ClientKill, Out, Reweight, PGCount}
+
+// withoutDeletes: the format has no tombstones, so what is deleted while an OSD
+// is away comes back with it, or what is left of it (spec osd.md §6).
+func (c *Config) withoutDeletes() {
+	for i := range c.Pools {
+		for j := range c.Pools[i].Images {
+			c.Pools[i].Images[j].Deletes = false
+		}
+	}
+}
+
+// chains: images with parents are part of the worlds.
+const chains = false
 
 // drawFaults chooses which kinds of faults this world has: all of them in some
 // worlds, a few in others, so that each is also seen alone.

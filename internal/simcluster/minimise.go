@@ -1,6 +1,10 @@
 package simcluster
 
-import "slices"
+import (
+	"slices"
+	"strconv"
+	"strings"
+)
 
 // Minimise removes faults from the plan of a failed run while a run without
 // them fails with the same kind of violation, at most tries runs. The load ends
@@ -28,4 +32,13 @@ func Minimise(r *Result, tries int) *Result {
 
 func (r *Result) sameFailure(o *Result) bool {
 	return len(r.Violations) > 0 && len(o.Violations) > 0 && r.Violations[0].Kind == o.Violations[0].Kind
+}
+
+// numbers are the faults of a plan, for -simcluster.only.
+func (p Plan) numbers() string {
+	var list []string
+	for _, f := range p {
+		list = append(list, strconv.Itoa(f.N))
+	}
+	return strings.Join(list, ",")
 }

@@ -53,6 +53,7 @@ func (k FaultKind) String() string { return faultNames[k] }
 
 // Fault is one entry of a Plan. Times count from the beginning of the load.
 type Fault struct {
+	N        int // number in the plan as drawn, to name it
 	At, Heal time.Duration
 	Kind     FaultKind
 	A, B     int
@@ -60,7 +61,7 @@ type Fault struct {
 }
 
 func (f Fault) String() string {
-	return fmt.Sprintf("%v..%v %v %d %d %d", f.At.Round(time.Millisecond), f.Heal.Round(time.Millisecond), f.Kind, f.A, f.B, f.Amount)
+	return fmt.Sprintf("#%d %v..%v %v %d %d %d", f.N, f.At.Round(time.Millisecond), f.Heal.Round(time.Millisecond), f.Kind, f.A, f.B, f.Amount)
 }
 
 // Plan is a schedule of faults, ascending by At. It is data: entries may be
@@ -88,6 +89,7 @@ func NewPlan(c *Config) Plan {
 		f.place(c, rng)
 		f.Amount = f.Kind.amount(rng)
 		if p.admits(f, c) {
+			f.N = len(p)
 			p = append(p, f)
 		}
 	}

@@ -95,3 +95,24 @@ func TestFrozenPrimaries(t *testing.T) {
 		}
 	}
 }
+
+// Nothing is left behind where PGs have moved away from, also when the OSDs
+// there are slow, and with locks, which end for OSDs that are not needed.
+func TestNothingIsLeftBehind(t *testing.T) {
+	for seed := range uint64(5) {
+		for _, name := range sortedKeys(schemes) {
+			t.Run(fmt.Sprintf("%v %d", name, seed), func(t *testing.T) {
+				c := quiet(seed, schemes[name])
+				c.OSDs, c.Hosts, c.Duration = 5, 5, 30*time.Second
+				c.BlockBytes, c.Clients, c.Work.Think = 128<<10, 1, 60*time.Millisecond
+				c.Global["block_size"], c.Global["enable_pg_locks"] = c.BlockBytes, seed != 0
+				c.Pools[0].Images[0].Objects = 12
+				judge(t, c, Plan{
+					{At: time.Second, Heal: 29 * time.Second, Kind: Stall, A: 1 + int(seed), Amount: int64(800 * time.Millisecond)},
+					{At: 2 * time.Second, Heal: 10 * time.Second, Kind: Out, A: 2},
+					{At: 14 * time.Second, Heal: 22 * time.Second, Kind: Out, A: 4},
+				})
+			})
+		}
+	}
+}

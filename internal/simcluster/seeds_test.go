@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,7 +18,7 @@ var (
 	eventsFlag   = flag.Bool("simcluster.events", false, "every event goes to the trace, too")
 	minimiseFlag = flag.Int("simcluster.minimise", 0, "runs to spend on a shorter plan for each failure")
 	soakFlag     = flag.Duration("simcluster.soak", 0, "go on with new seeds for this long (real time)")
-	dropFlag     = flag.String("simcluster.drop", "", "faults (numbers from 0, with commas) to leave out of the plan")
+	onlyFlag     = flag.String("simcluster.only", "", "the faults of the plan to keep, by number, with commas")
 )
 
 // seedRange is what -simcluster.seed asks for.
@@ -68,7 +69,7 @@ func judge(t *testing.T, c *Config, p Plan) *Result {
 		}
 	}
 	begin := time.Now()
-	r := Run(c, dropped(t, p), o)
+	r := Run(c, kept(t, p), o)
 	t.Logf("%.1f s: %v", time.Since(begin).Seconds(), r)
 	if len(r.Violations) == 0 {
 		return r
@@ -76,28 +77,27 @@ func judge(t *testing.T, c *Config, p Plan) *Result {
 	if *minimiseFlag > 0 {
 		m := Minimise(r, *minimiseFlag)
 		t.Logf("with a shorter plan: %v", m)
+		t.Errorf("repeat with: %s -simcluster.only=%s", Replay(c.Seed, c.Duration), m.Plan.numbers())
+		return r
 	}
 	t.Errorf("repeat with: %s", Replay(c.Seed, c.Duration))
 	return r
 }
 
-// dropped is the plan without the faults of -simcluster.drop.
-func dropped(t *testing.T, p Plan) Plan {
-	drop := map[int]bool{}
-	for _, s := range strings.FieldsFunc(*dropFlag, func(r rune) bool { return r == ',' }) {
+// kept is the plan with the faults of -simcluster.only.
+func kept(t *testing.T, p Plan) Plan {
+	if *onlyFlag == "" {
+		return p
+	}
+	keep := map[int]bool{}
+	for _, s := range strings.FieldsFunc(*onlyFlag, func(r rune) bool { return r == ',' }) {
 		n, err := strconv.Atoi(s)
 		if err != nil {
-			t.Fatalf("-simcluster.drop=%s: %v", *dropFlag, err)
+			t.Fatalf("-simcluster.only=%s: %v", *onlyFlag, err)
 		}
-		drop[n] = true
+		keep[n] = true
 	}
-	var q Plan
-	for i, f := range p {
-		if !drop[i] {
-			q = append(q, f)
-		}
-	}
-	return q
+	return slices.DeleteFunc(p, func(f Fault) bool { return !keep[f.N] })
 }
 
 // The same seed gives the same execution.

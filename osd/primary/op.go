@@ -104,6 +104,7 @@ type op struct {
 	queues  bool // goes through its object's queue
 	holder  bool // first in its object's queue
 	lazy    bool // written, but not durable before a SYNC
+	leaving bool // counts in pg.leaving
 	fresh   bool // EC: the object does not exist, there is nothing to read
 
 	behind list // operations that wait for the object
@@ -159,7 +160,7 @@ func (o *op) reset() {
 	o.r, o.rec, o.hold, o.finish, o.parent, o.into = nil, nil, nil, nil, nil, nil
 	o.offset, o.length, o.cas, o.recovery = 0, 0, 0, false
 	o.err, o.damage, o.version, o.retries = wire.OK, wire.OK, 0, 0
-	o.queues, o.holder, o.lazy = false, false, false
+	o.queues, o.holder, o.lazy, o.leaving = false, false, false, false
 	o.forget()
 }
 
@@ -197,6 +198,11 @@ func (o *op) end() {
 	o.wakeReads()
 	if o.holder {
 		s.leaveObject(o)
+	}
+	if o.leaving {
+		o.leaving = false
+		p.leaving--
+		p.changed()
 	}
 	o.finish(o)
 	if p != nil {

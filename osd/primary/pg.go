@@ -44,6 +44,7 @@ type pg struct {
 	dirty             bool // in syncer.dirtyPGs
 	unstable, syncing versions
 	copies, removing  []oldCopy
+	leaving           int // operations that delete old copies at once
 
 	flags     meta.PGState // as told to the owner
 	scrubbing bool
@@ -272,7 +273,7 @@ func (s *Server) Changed(id meta.PG) {
 
 func (p *pg) allFlags() meta.PGState {
 	flags := p.objects.Flags()
-	if len(p.copies)+len(p.removing) > 0 {
+	if len(p.copies)+len(p.removing)+p.leaving > 0 {
 		flags |= meta.PGHasMisplaced
 	}
 	if p.scrubbing {

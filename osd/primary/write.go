@@ -302,6 +302,12 @@ func (o *op) settle() {
 		return
 	}
 	extra := len(o.scratch)
+	if extra > 0 && !o.leaving {
+		// Until the copies are gone the PG must not seem to be clean: its peers
+		// that have them would be forgotten, and the copies left there.
+		o.leaving = true
+		p.leaving++
+	}
 	// A chunk that was found damaged while we were at it, and was not written
 	// as a whole, stays so.
 	damaged := false
