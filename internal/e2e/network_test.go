@@ -17,7 +17,7 @@ func TestPartition(t *testing.T) {
 	result := r.under("OSD 2 is cut off from everybody", image, gentle, 8*time.Second, func() { r.must(r.c.Isolate("osd2")) })
 	r.atMost(result, 20*time.Second, "the lease of 4 s and the ping timeouts have to end")
 	r.under("OSD 2 is back", image, workload.Options{Reads: 0.7, Pause: time.Millisecond}, 2*time.Second, func() { r.must(r.c.Rejoin("osd2")) })
-	r.restartIfEnded(2)
+	r.restartEnded()
 	r.must(r.c.WaitState(1, "active", 20*time.Second))
 	r.verify(image)
 }
@@ -34,9 +34,7 @@ func TestOneWay(t *testing.T) {
 				time.Sleep(6 * time.Second)
 				r.must(r.c.Mend(cut[0], cut[1]))
 			})
-			for _, n := range r.c.OSDNumbers() {
-				r.restartIfEnded(n)
-			}
+			r.restartEnded()
 			r.must(r.c.WaitState(1, "active", 30*time.Second))
 			r.verify(image)
 		})

@@ -110,7 +110,7 @@ func prepareRig(t *testing.T, c cluster.Config) *rig {
 	r := &rig{t, cl}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(cl.Logs(40))
+			t.Log(cl.Logs(25))
 		}
 		if err := cl.Close(); err != nil {
 			t.Error(err)

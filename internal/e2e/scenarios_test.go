@@ -64,6 +64,7 @@ func TestKillOSD(t *testing.T) {
 			r := newRig(t, cluster.Config{})
 			image := r.open(r.pool(1, s.pool, imageBytes), imageBytes)
 			for _, n := range r.c.OSDNumbers() {
+				r.hasPrimary(n)
 				result := r.under(fmt.Sprintf("kill -9 of OSD %d", n), image, gentle, 2*time.Second, func() {
 					r.must(r.c.OSD(n).Kill())
 				})
@@ -78,6 +79,16 @@ func TestKillOSD(t *testing.T) {
 	}
 }
 
+// hasPrimary makes sure that a fault of the OSD means something.
+func (r *rig) hasPrimary(n meta.OSDNum) {
+	r.Helper()
+	count, err := r.c.Primaries(1)
+	r.must(err)
+	if count[n] == 0 {
+		r.Fatalf("OSD %d is the primary of no PG: %v", n, count)
+	}
+}
+
 // TestStopOSD: an orderly stop fails no operation and hands PGs over.
 func TestStopOSD(t *testing.T) {
 	for _, s := range schemes {
@@ -86,6 +97,7 @@ func TestStopOSD(t *testing.T) {
 			r := newRig(t, cluster.Config{})
 			image := r.open(r.pool(1, s.pool, imageBytes), imageBytes)
 			for _, n := range r.c.OSDNumbers() {
+				r.hasPrimary(n)
 				result := r.under(fmt.Sprintf("stop of OSD %d", n), image, gentle, 2*time.Second, func() {
 					if code, err := r.c.OSD(n).Terminate(15 * time.Second); err != nil || code != 0 {
 						r.Errorf("exit code %d, %v\n%s", code, err, r.c.OSD(n).Log(20))
@@ -109,29 +121,33 @@ func TestFrozenOSD(t *testing.T) {
 			r := newRig(t, cluster.Config{})
 			image := r.open(r.pool(1, s.pool, imageBytes), imageBytes)
 			r.verify(image)
+			r.hasPrimary(2)
 			result := r.under("SIGSTOP of OSD 2", image, gentle, 8*time.Second, func() { r.must(r.c.OSD(2).Freeze()) })
 			r.atMost(result, 12*time.Second, "the lease of 4 s has to end")
 			r.under("SIGCONT of OSD 2", image, workload.Options{Writers: 8, Reads: 0.7, Pause: time.Millisecond}, 2*time.Second,
 				func() { r.must(r.c.OSD(2).Thaw()) })
 			r.verify(image)
-			r.restartIfEnded(2)
+			r.restartEnded()
 			r.must(r.c.WaitState(1, "active", 20*time.Second))
 			r.verify(image)
 		})
 	}
 }
 
-// restartIfEnded starts an OSD that found that its lease is gone.
-func (r *rig) restartIfEnded(n meta.OSDNum) {
+// restartEnded starts the OSDs that found that their lease is gone, and ended.
+func (r *rig) restartEnded() {
 	r.Helper()
-	if code, err := r.c.OSD(n).Wait(3 * time.Second); err == nil {
-		r.Logf("OSD %d has ended with code %d, as it must without lease", n, code)
-		if code != 1 {
-			r.Errorf("exit code %d instead of 1", code)
+	time.Sleep(1500 * time.Millisecond) // a keepalive is sent every second
+	for _, n := range r.c.OSDNumbers() {
+		if code, err := r.c.OSD(n).Wait(time.Millisecond); err == nil {
+			r.Logf("OSD %d has ended with code %d, as it must without lease", n, code)
+			if code != 1 {
+				r.Errorf("exit code %d instead of 1", code)
+			}
+			r.must(r.c.OSD(n).Start())
 		}
-		r.must(r.c.OSD(n).Start())
+		r.must(r.c.WaitUp(n, 15*time.Second))
 	}
-	r.must(r.c.WaitUp(n, 15*time.Second))
 }
 
 // TestMonitors: clients do not need one; a standby takes over and reacts to
@@ -249,9 +265,7 @@ func TestEtcdOutage(t *testing.T) {
 		r.must(r.c.Etcd(1).Start())
 		r.must(r.c.Etcd(2).Start())
 	})
-	for _, n := range r.c.OSDNumbers() {
-		r.restartIfEnded(n)
-	}
+	r.restartEnded()
 	r.must(r.c.WaitState(1, "active", 30*time.Second))
 	r.verify(image)
 }
