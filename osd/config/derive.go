@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"math"
 	"time"
 
 	"vitastor/internal/clusterview"
@@ -84,6 +85,9 @@ func (c *Config) Tunables() store.Tunables {
 			*x.field = x.value
 		}
 	}
+	if s.ReadOnly {
+		t.CompactQueueStart = math.MaxInt // nothing is compacted
+	}
 	return t
 }
 
@@ -99,6 +103,9 @@ func (c *Config) StoreConfig(p *layout.Params) store.Config {
 	s.SkipCorruptedEntries = c.Store.SkipCorruptedMetaEntries
 	s.DiscardOnStart, s.MinDiscardBytes = c.Store.DiscardOnStart, int64(c.Store.MinDiscardBytes)
 	s.DiscardGranularityBytes = int64(c.Store.DiscardGranularityBytes)
+	if c.Store.ReadOnly {
+		s.DiscardOnStart, s.DiscardGranularityBytes = false, -1
+	}
 	if c.Set.Given("meta_buf_size") {
 		s.ReadAheadStartBytes = int(c.Layout.MetaBufBytes)
 	}

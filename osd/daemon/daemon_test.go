@@ -412,3 +412,71 @@ func TestRemovedKey(t *testing.T) {
 		t.Errorf("code %d: %v", m.code, m.err)
 	}
 }
+
+// The log says which operation is slow, and whom it waits for.
+func TestSlowOperations(t *testing.T) {
+	c := newCluster(t, 3)
+	c.put(c.keys.Global(), `{"slow_log_interval":1}`)
+	c.pool(replicated3, 3, threeOSDs, 1)
+	c.startAll()
+	c.wait("active PGs", c.all(3, meta.PGActive), 20*time.Second)
+	l := c.newClient()
+	l.do(1, wire.OpWrite, meta.MakeInode(1, 7), 0, 4096)
+	c.osds[2].node.Pause()
+	_, done := l.send(1, wire.OpWrite, meta.MakeInode(1, 7), 0, 8192)
+	c.w.RunFor(2500 * time.Millisecond)
+	for _, want := range []string{"slow operation op=WRITE inode 1/7 offset 0x0 length 8192 of ",
+		"slow operation op=waiting for OSD 3 at 10.0.0.3:32768 to answer SEC_WRITE_STABLE object "} {
+		if !c.logged(want) {
+			t.Errorf("nothing like %q:\n%s", want, c.tail())
+		}
+	}
+	stats := func() schema.OSDStats {
+		c.osds[0].node.Do(func(*env.Env) { c.osds[0].osd.stats.Soon() })
+		c.w.RunFor(time.Second / 2)
+		s, err := schema.DecodeOSDStats("", c.get(c.keys.OSDStats(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if s := stats(); s.SlowOpsPrimary != 1 || s.SlowOpsSecondary != 0 {
+		t.Errorf("slow operations in osd/stats: %d %d", s.SlowOpsPrimary, s.SlowOpsSecondary)
+	}
+	c.osds[2].node.Resume()
+	c.wait("the write", func() bool { return *done }, 10*time.Second)
+	if s := stats(); s.SlowOpsPrimary != 0 {
+		t.Errorf("%d are still slow", s.SlowOpsPrimary)
+	}
+}
+
+// A disk that must not be written is served for reading.
+func TestReadOnly(t *testing.T) {
+	c := newCluster(t, 1)
+	c.pool(`"scheme":"replicated","pg_size":1,"pg_minsize":1`, 2, []int{1}, 1)
+	m := c.osds[0]
+	m.start()
+	c.wait("active PGs", c.all(2, meta.PGActive), 20*time.Second)
+	l := c.newClient()
+	for i := range uint64(40) { // the last ones stay in the buffer area
+		if r := l.do(1, wire.OpWrite, meta.MakeInode(1, 7), i%8*8192, 4096); r != 4096 {
+			t.Fatalf("write: %v", r)
+		}
+	}
+	before := m.node.Disks()[0].Stats()
+	m.args = "--readonly 1"
+	m.restart()
+	c.wait("registration", func() bool { return m.osd.Status().Stage == "running" }, 20*time.Second)
+	c.wait("active PGs", c.all(2, meta.PGActive), 20*time.Second)
+	if r := l.do(1, wire.OpRead, meta.MakeInode(1, 7), 0, 4096); r != 4096 {
+		t.Errorf("read: %v", r)
+	}
+	if r := l.do(1, wire.OpWrite, meta.MakeInode(1, 7), 0, 4096); r != wire.EROFS {
+		t.Errorf("write: %v, want EROFS", r)
+	}
+	c.w.RunFor(time.Minute)
+	after := m.node.Disks()[0].Stats()
+	if m.ended || after.Writes != before.Writes {
+		t.Errorf("ended %v %v, %d writes before, %d after", m.ended, m.err, before.Writes, after.Writes)
+	}
+}
