@@ -27,8 +27,6 @@ type rig struct {
 	mons     []*mon
 	osds     map[meta.OSDNum]*fakeOSD
 	log      bytes.Buffer
-	now      uint64 // revision that was checked
-	terms    []env.LeaseID
 	problems []string
 }
 
@@ -41,8 +39,12 @@ type mon struct {
 }
 
 func newRig(t *testing.T, seed uint64, mons int) *rig {
+	return newRigKV(t, seed, mons, sim.KVConfig{})
+}
+
+func newRigKV(t *testing.T, seed uint64, mons int, c sim.KVConfig) *rig {
 	r := &rig{T: t, osds: map[meta.OSDNum]*fakeOSD{}}
-	r.World = sim.NewWorld(seed, sim.Options{Log: &r.log})
+	r.World = sim.NewWorld(seed, sim.Options{Log: &r.log, KV: c})
 	r.kv = r.NewKV()
 	for i := range mons {
 		m := &mon{r: r, node: r.NewNode(fmt.Sprint("mon", i+1))}

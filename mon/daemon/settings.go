@@ -34,6 +34,9 @@ func (s *settings) merge(global *option.Layer, log *slog.Logger) error {
 	for _, p := range set.Warnings {
 		s.warn(p, log)
 	}
+	if set.Bool("use_old_pg_combinator") {
+		s.warn(option.Problem{Where: "use_old_pg_combinator", Text: "it has no effect: combinations of OSDs are not generated any more"}, log)
+	}
 	// The only missing thing can be etcd_address, which is not needed here.
 	s.config, _ = set.Monitor()
 	return nil

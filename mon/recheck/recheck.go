@@ -135,6 +135,11 @@ func (r *Rechecker) Apply(b *clusterview.Batch) {
 	}
 	r.primaries = r.primaries || c.Vanished || c.Appeared
 	r.urgent = r.urgent || c.Vanished
+	if c.Vanished {
+		// etcd works again, or only one large write does not.
+		r.Env.Clock.Disarm(&r.writes.retry)
+		r.writes.backoff = 0
+	}
 	switch {
 	case !r.started:
 		r.started, r.primaries, r.urgent = true, true, true
