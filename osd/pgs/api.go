@@ -113,6 +113,7 @@ type Manager struct {
 	pokeTask env.Task
 
 	sweepTask env.Task
+	arrivals  arrivals
 	reports   reporter
 	lists     lister
 	work      worker
@@ -130,6 +131,7 @@ func New(e *env.Env, c Config) *Manager {
 		m.log = slog.New(slog.DiscardHandler)
 	}
 	m.pokeTask.Run, m.sweepTask.Run = m.tellPokes, m.sweep
+	m.arrivals.init(m)
 	m.reports.init(m)
 	m.lists.init(m)
 	m.work.init(m)

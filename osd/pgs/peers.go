@@ -44,7 +44,11 @@ func (v peerView) CanLock(osd meta.OSDNum) bool {
 }
 
 // Connected is for msgr.Handler: a wanted OSD is reachable.
-func (m *Manager) Connected(c *msgr.Conn) { m.stepAll(peering.PeerConnected{OSD: c.OSD()}) }
+func (m *Manager) Connected(c *msgr.Conn) {
+	for _, p := range m.order {
+		p.arrive(c.OSD())
+	}
+}
 
 // Disconnected is for msgr.Handler. Only connections that we have made matter.
 func (m *Manager) Disconnected(c *msgr.Conn) {

@@ -39,7 +39,8 @@ type pg struct {
 	hasFlags  bool
 	wantEpoch uint64
 
-	round     *round // of lists and calculation
+	arrived   []meta.OSDNum // connected, and not told yet, see arrivals.go
+	round     *round        // of lists and calculation
 	lockTimer retryTimer
 	peerTimer retryTimer
 }
@@ -75,6 +76,11 @@ func (m *Manager) add(id meta.PG) *pg {
 // step gives an event to a PG's Machine and does what it asks for. Events that
 // come up meanwhile follow.
 func (m *Manager) step(p *pg, ev peering.Event) {
+	if len(p.arrived) > 0 {
+		for _, osd := range p.held(ev) {
+			m.queue = append(m.queue, queued{p, peering.PeerConnected{OSD: osd}})
+		}
+	}
 	m.queue = append(m.queue, queued{p, ev})
 	if m.draining {
 		return
@@ -103,6 +109,9 @@ func (p *pg) handle(ev peering.Event) {
 	}
 	if state := p.machine.State(); state != meta.PGOffline {
 		p.idle = false
+	}
+	if len(p.m.arrivals.queue) > 0 && p.machine.State() != p.logged {
+		p.m.env.Exec.Defer(&p.m.arrivals.task)
 	}
 	p.logState()
 }

@@ -430,3 +430,84 @@ func TestPoolGone(t *testing.T) {
 	c.place(1, osdSet{2, 1, 0})
 	c.are(1, active|meta.PGDegraded, time.Second)
 }
+
+// TestArrivals: when an OSD comes back, only a few PGs of a primary stand still
+// at a time.
+func TestArrivals(t *testing.T) {
+	c := newCluster(t, 12, 3)
+	c.pool(1, replicated(3, 1, ""))
+	var sets [][]meta.OSDNum
+	for range 80 {
+		sets = append(sets, osdSet{1, 2, 3})
+	}
+	c.place(1, sets...)
+	c.begin()
+	c.are(1, active, time.Second)
+	o := c.osd(1)
+	o.ops.stopTime = 3 * time.Millisecond
+	for _, slow := range []bool{false, true} {
+		c.osd(3).node.Crash()
+		c.are(1, degraded, 10*time.Second)
+		c.osd(3).node.Restart()
+		if slow {
+			o.ops.stopTime = time.Second
+		}
+		most, begin := 0, time.Duration(0)
+		c.until("all PGs have OSD 3 again", 20*time.Second, func() bool {
+			still, back := 0, 0
+			for _, a := range o.ops.active {
+				if a.stopping {
+					still++
+				} else if len(a.CurPeers) == 3 {
+					back++
+				}
+			}
+			if still+back > 0 && begin == 0 {
+				begin = c.w.Now()
+			}
+			most = max(most, still+len(sets)-len(o.ops.active))
+			return back == len(sets)
+		})
+		switch {
+		case !slow && most > arrivalsMax+1:
+			t.Errorf("%d PGs stand still at a time", most)
+		case slow && c.w.Now()-begin > 3*time.Second:
+			t.Errorf("slow ones hold up the others: %v", c.w.Now()-begin)
+		}
+	}
+	c.are(1, active, time.Second)
+}
+
+// TestArrivalOrder: an OSD that comes back is never forgotten, whatever else
+// happens before its turn.
+func TestArrivalOrder(t *testing.T) {
+	c := newCluster(t, 13, 4)
+	c.pool(1, replicated(4, 1, ""))
+	var sets [][]meta.OSDNum
+	for range 60 {
+		sets = append(sets, osdSet{1, 2, 3, 4})
+	}
+	c.place(1, sets...)
+	c.begin()
+	c.are(1, active, time.Second)
+	c.osd(1).ops.stopTime = 20 * time.Millisecond
+	for _, then := range []func(){
+		func() { c.osd(2).node.Crash() },
+		func() { c.osd(3).node.Crash() },
+		func() { c.place(1, sets...) },
+		func() { c.w.Net().Reset(c.osd(1).node, c.osd(3).node) },
+	} {
+		c.osd(3).node.Crash()
+		c.are(1, degraded, 10*time.Second)
+		c.osd(3).node.Restart()
+		c.until("some PG notices", 10*time.Second, func() bool { return len(c.osd(1).m.arrivals.queue) > 0 })
+		then()
+		c.w.RunFor(100 * time.Millisecond)
+		for _, o := range c.osds {
+			if !o.node.Running() {
+				o.node.Restart()
+			}
+		}
+		c.are(1, active, 10*time.Second)
+	}
+}
