@@ -18,6 +18,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"vitastor/internal/etcd/embed"
+	"vitastor/internal/meta"
 	"vitastor/internal/schema"
 )
 
@@ -157,6 +158,7 @@ func TestEmbedded(t *testing.T) {
 		body, _ = io.ReadAll(r.Body)
 		return r.StatusCode == http.StatusOK && bytes.Contains(body, []byte(`vitastor_pool_info{`))
 	})
+	failover(t, c)
 	before := get(t, c, keys.PGConfig())
 	c.Close()
 	p.signals <- syscall.SIGTERM
@@ -173,6 +175,34 @@ func TestEmbedded(t *testing.T) {
 	c.Close()
 	p.signals <- syscall.SIGINT
 	p.exit(exitOK)
+}
+
+// failover measures how long the PGs of a vanished OSD have a dead primary.
+func failover(t *testing.T, c *clientv3.Client) {
+	watch := c.Watch(context.Background(), keys.PGConfig(), clientv3.WithRev(0))
+	for osd := 1; osd <= 3; osd++ {
+		if !strings.Contains(get(t, c, keys.PGConfig()), fmt.Sprintf(`"primary":"%d"`, osd)) {
+			continue
+		}
+		begin := time.Now()
+		if _, err := c.Delete(context.Background(), keys.OSDState(meta.OSDNum(osd))); err != nil {
+			t.Fatal(err)
+		}
+		for r := range watch {
+			if !strings.Contains(string(r.Events[len(r.Events)-1].Kv.Value), fmt.Sprintf(`"primary":"%d"`, osd)) {
+				break
+			}
+		}
+		took := time.Since(begin)
+		t.Logf("OSD %d: new primaries after %v", osd, took)
+		if took > time.Second { // half of it would be a busy machine
+			t.Errorf("new primaries after %v", took)
+		}
+		addOSDs(t, c, 3)
+		until(t, "all OSDs are primaries again", func() bool {
+			return strings.Contains(get(t, c, keys.PGConfig()), fmt.Sprintf(`"primary":"%d"`, osd))
+		})
+	}
 }
 
 // SIGTERM hands over at once: nobody waits for leases.
