@@ -265,7 +265,7 @@ func TestMonitors(t *testing.T) {
 	}
 	begin := r.Now()
 	first.node.Crash()
-	r.until("another master", 11*time.Second, func() bool { n, _ := r.masters(); return n == 1 })
+	r.until("another master", 4500*time.Millisecond, func() bool { n, _ := r.masters(); return n == 1 })
 	t.Logf("after a crash: %v", r.Now()-begin)
 	r.unchanged("a new master", 5*time.Second)
 

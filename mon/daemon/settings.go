@@ -15,10 +15,14 @@ import (
 type settings struct {
 	options Options
 	config  option.MonitorConfig
+	classic bool  // the lease is configured like that of a reference monitor
 	known   bool  // config/global could be read once
 	hold    error // why it cannot be
 	shown   map[string]bool
 }
+
+// refreshes of the lease in its life time.
+const refreshes = 4
 
 // merge takes a new config/global; nil = none. The error is about the file or
 // the command line: they are not changed any more, so it comes at the start.
@@ -39,6 +43,7 @@ func (s *settings) merge(global *option.Layer, log *slog.Logger) error {
 	}
 	// The only missing thing can be etcd_address, which is not needed here.
 	s.config, _ = set.Monitor()
+	s.classic = set.Given("etcd_mon_ttl") || set.Given("etcd_mon_timeout") || set.Given("etcd_mon_retries")
 	return nil
 }
 
@@ -73,7 +78,13 @@ func (s *settings) global(key string, value []byte, log *slog.Logger) {
 
 func (s *settings) election() election.Timing {
 	c := &s.config
-	return election.Timing{Refresh: c.LeaseInterval, Request: c.EtcdTimeout, Retries: c.EtcdRetries, Poll: c.EtcdStartTimeout}
+	t := election.Timing{Refresh: c.LeaseInterval, Request: c.EtcdTimeout, Retries: c.EtcdRetries, Poll: c.EtcdStartTimeout}
+	if !s.classic {
+		// The host of the master may die with OSDs on it. They have short leases,
+		// too, and nothing is lost by losing this one.
+		t.Lease, t.Refresh = c.LeaseTTL, c.LeaseTTL/refreshes
+	}
+	return t
 }
 
 func (s *settings) recheck() recheck.Options {

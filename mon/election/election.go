@@ -31,6 +31,7 @@ import (
 
 // Timing are the time limits, with the options they come from.
 type Timing struct {
+	Lease   time.Duration // etcd_lease_ttl: life time of the lease; 0 = by the others
 	Refresh time.Duration // etcd_mon_ttl: between refreshes of the lease
 	Request time.Duration // etcd_mon_timeout: for a request, and before it is repeated
 	Retries int           // etcd_mon_retries: failures that the lease outlives
@@ -39,7 +40,10 @@ type Timing struct {
 
 // TTL is the time to live of the lease, in whole seconds.
 func (t Timing) TTL() int64 {
-	ttl := t.Refresh + t.Request*time.Duration(t.Retries)
+	ttl := t.Lease
+	if ttl == 0 {
+		ttl = t.Refresh + t.Request*time.Duration(t.Retries)
+	}
 	return max(1, int64((ttl+time.Second-1)/time.Second))
 }
 

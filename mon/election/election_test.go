@@ -81,6 +81,7 @@ func TestTTL(t *testing.T) {
 	}{
 		{election.Timing{Refresh: 5 * time.Second, Request: time.Second, Retries: 5}, 10},
 		{election.Timing{Refresh: 5 * time.Second, Request: 300 * time.Millisecond, Retries: 1}, 6},
+		{election.Timing{Lease: 4 * time.Second, Refresh: 5 * time.Second, Request: time.Second, Retries: 5}, 4},
 		{election.Timing{}, 1},
 	} {
 		if got := c.t.TTL(); got != c.want {

@@ -216,6 +216,7 @@ type MonitorConfig struct {
 	Pools                PoolDefaults
 	HTTP                 HTTP
 	Antietcd             Antietcd
+	LeaseTTL             time.Duration `option:"etcd_lease_ttl"`
 	LeaseInterval        time.Duration `option:"etcd_mon_ttl"`
 	EtcdTimeout          time.Duration `option:"etcd_mon_timeout"`
 	EtcdRetries          int           `option:"etcd_mon_retries"`

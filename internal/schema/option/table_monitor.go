@@ -22,7 +22,8 @@ var monitorTable = []Option{
 	{Name: "prometheus_path", Kind: String, Default: `"/metrics"`, From: local, Used: Monitor, Undocumented: true,
 		Doc: "Path of the metrics on the HTTP server."},
 	{Name: "etcd_mon_ttl", Kind: Seconds, Default: "5", Min: 1, From: fgc, Used: Monitor,
-		Doc: "Pause between refreshes of the monitor's lease."},
+		Doc: "Pause between refreshes of the monitor's lease, which lives for this plus etcd_mon_retries × etcd_mon_timeout. " +
+			"If none of the three is set, etcd_lease_ttl counts."},
 	{Name: "etcd_mon_timeout", Kind: Millis, Default: "1000", Min: 1, From: fgc, Used: Monitor, Live: Monitor,
 		Doc: "Time for a request of the monitor to etcd."},
 	{Name: "etcd_mon_retries", Kind: Int, Default: "5", Zero: ZeroKept, From: fgc, Used: Monitor, Live: Monitor,

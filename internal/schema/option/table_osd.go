@@ -10,9 +10,10 @@ var osdTable = []Option{
 		Doc: "Threads for TCP connections beside the main one."},
 	{Name: "etcd_report_interval", Kind: Seconds, Default: "5", From: fgc, Used: peers,
 		Doc: "Pause between refreshes of the OSD's lease. The lease lasts this plus max_etcd_attempts × 2 × etcd_quick_timeout, rounded up."},
-	{Name: "etcd_lease_ttl", Kind: Seconds, Default: "4", Min: 2, Max: 3600, From: fgc, Used: OSD, Undocumented: true,
-		Doc: "Life time of the OSD's lease in etcd, which is renewed four times as often. A frozen or cut off OSD serves nobody " +
-			"after this time, and is replaced as soon. Reference OSDs do not know it: theirs follows from etcd_report_interval."},
+	{Name: "etcd_lease_ttl", Kind: Seconds, Default: "4", Min: 2, Max: 3600, From: fgc, Used: OSD | Monitor, Undocumented: true,
+		Doc: "Life time of the lease of an OSD or monitor in etcd, which is renewed four times as often. A frozen or cut off OSD serves nobody " +
+			"after this time, and is replaced as soon. Reference OSDs do not know it: theirs follows from etcd_report_interval. " +
+			"A monitor's follows from etcd_mon_ttl, etcd_mon_timeout and etcd_mon_retries if one of them is set."},
 	{Name: "etcd_stats_interval", Kind: Seconds, Default: "30", From: fgc, Used: OSD,
 		Doc: "Pause between reports of statistics."},
 	{Name: "run_primary", Kind: BoolB, Default: "true", From: fgc, Used: OSD,
