@@ -152,8 +152,11 @@ func (m *Manager) Start() {
 
 // SetOptions changes what may change.
 func (m *Manager) SetOptions(o Options) {
-	m.c.Options = o.withDefaults()
-	if m.started {
+	o = o.withDefaults()
+	if o == m.c.Options {
+		return
+	}
+	if m.c.Options = o; m.started {
 		m.inputAll()
 	}
 }

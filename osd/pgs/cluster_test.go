@@ -15,6 +15,7 @@ import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
+	"vitastor/internal/pinned"
 	"vitastor/internal/schema"
 	"vitastor/internal/sim"
 	"vitastor/internal/wire"
@@ -57,12 +58,16 @@ func newCluster(t testing.TB, seed uint64, osds int, more ...func(*sim.Options))
 	}
 	c := &cluster{t: t, w: sim.NewWorld(seed, o), pools: map[meta.PoolID]string{}, log: log, blocks: 4096}
 	c.kv = c.w.NewKV()
+	before := pinned.Bytes()
 	for n := range osds {
 		c.osds = append(c.osds, c.newOSD(meta.OSDNum(n+1)))
 	}
 	t.Cleanup(func() {
 		for _, o := range c.osds {
 			o.abandon()
+		}
+		if n := pinned.Bytes() - before; n != 0 {
+			t.Errorf("%d bytes of memory are left", n)
 		}
 	})
 	return c
@@ -302,6 +307,9 @@ func (o *testOSD) abandon() {
 	if o.m != nil {
 		o.m.Free()
 	}
+	if o.local != nil {
+		o.local.Free()
+	}
 	if o.msgr != nil {
 		o.msgr.Free()
 	}
@@ -487,12 +495,6 @@ func (o *testOSD) write(id meta.ObjectID, v meta.Version, stable bool) {
 	if !o.c.w.RunUntil(func() bool { return done }, time.Minute) {
 		o.c.t.Fatal("a write does not end")
 	}
-}
-
-// stat is the newest version of a chunk on an OSD.
-func (o *testOSD) stat(id meta.ObjectID) meta.Version {
-	v, _ := o.st.Stat(id, meta.NewestVersion, nil)
-	return v
 }
 
 func (c *cluster) osd(n meta.OSDNum) *testOSD { return c.osds[n-1] }

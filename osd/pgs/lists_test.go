@@ -237,3 +237,36 @@ func TestLocks(t *testing.T) {
 		t.Error("locks are left")
 	}
 }
+
+// TestCrashWhileListing: whatever is under way when the primary or a peer is
+// killed, nothing is left of it (see newCluster), and the PG becomes active.
+func TestCrashWhileListing(t *testing.T) {
+	c := newCluster(t, 47, 2)
+	c.begin()
+	for i := range uint64(3500) { // longer than smallListBytes
+		for _, o := range c.osds {
+			o.write(id(1, 1, i*blockBytes), 3, true)
+		}
+	}
+	c.pool(1, replicated(2, 1, ""))
+	target := schema.PGTarget{Num: 1, OSDSet: osdSet{1, 2}, Primary: 1}
+	pg := meta.PG{Pool: 1, Num: 1}
+	for i := range 24 {
+		c.targets(1, []schema.PGTarget{target})
+		c.until("the key is ours", 20*time.Second, func() bool { return c.state(pg).State&^meta.PGStarting != 0 })
+		c.w.RunFor(time.Duration(i) * 100 * time.Microsecond)
+		o := c.osds[i%2]
+		o.node.Crash()
+		c.w.RunFor(time.Millisecond)
+		o.node.Restart()
+		c.until("the PG is active", 30*time.Second, func() bool {
+			p := c.osd(1)
+			return p.up() && p.ops.active[pg] != nil && len(p.ops.active[pg].CurPeers) == 2 && c.state(pg).State == active
+		})
+		c.targets(1, []schema.PGTarget{{Num: 1, OSDSet: osdSet{1, 2}}})
+		c.until("the PG is offline", time.Second, func() bool { return c.state(pg).State == 0 })
+		if l := &c.osd(1).m.lists; l.bytes != 0 || len(l.asked) != 0 {
+			t.Fatalf("crash %d: %d bytes are left", i, l.bytes)
+		}
+	}
+}

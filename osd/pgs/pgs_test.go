@@ -9,6 +9,7 @@ import (
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
 	"vitastor/internal/schema"
+	"vitastor/internal/schema/option"
 	"vitastor/osd/peering"
 )
 
@@ -510,4 +511,30 @@ func TestArrivalOrder(t *testing.T) {
 		}
 		c.are(1, active, 10*time.Second)
 	}
+}
+
+// TestOptions: locks and allow_net_split follow the configuration.
+func TestOptions(t *testing.T) {
+	c := newCluster(t, 14, 2)
+	c.pool(1, replicated(2, 1, ""))
+	c.place(1, osdSet{1, 2})
+	c.begin()
+	c.are(1, active, time.Second)
+	o, pg := c.osd(1), meta.PG{Pool: 1, Num: 1}
+	set := func(opt Options) {
+		o.node.Do(func(*env.Env) { o.m.SetOptions(opt) })
+	}
+	rounds := o.ops.active[pg].at
+	set(Options{})
+	if c.w.RunFor(time.Second); o.ops.active[pg].at != rounds {
+		t.Error("the same options change something")
+	}
+	set(Options{PGLocks: option.On})
+	c.until("OSD 2 is locked", time.Second, func() bool { return c.osd(2).local.LocalReads(pg) })
+	set(Options{PGLocks: option.Off})
+	c.until("OSD 2 is not locked", time.Second, func() bool { return !c.osd(2).local.LocalReads(pg) })
+	c.w.Net().Cut(o.node, c.osd(2).node)
+	c.are(1, meta.PGIncomplete, 10*time.Second)
+	set(Options{AllowNetSplit: true})
+	c.are(1, degraded, time.Second)
 }
