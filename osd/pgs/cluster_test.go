@@ -249,6 +249,8 @@ type testOSD struct {
 	fatal error
 	gone  bool // left the cluster by itself
 	told  int  // Reported
+	// hostile answers requests in another way.
+	hostile func(r *msgr.Request) bool
 }
 
 func (c *cluster) newOSD(num meta.OSDNum) *testOSD {
@@ -362,7 +364,9 @@ func (o *testOSD) registered(e *env.Env) {
 		Changed: o.changed, Fatal: o.die})
 	o.m.SetDeps(Deps{View: o.view, Msgr: o.msgr, Local: o.local, Store: o.st, Ops: o.ops, Heal: o.heal,
 		Lease: o.reg.Lease, MayServe: o.reg.MayServe, Fatal: o.die, Reported: func() { o.told++ }})
-	o.m.Start()
+	if o.num%2 == 0 { // or when the view is loaded
+		o.m.Start()
+	}
 	o.view.Start()
 }
 
@@ -371,6 +375,9 @@ func (o *testOSD) changed(ch *clusterview.Changes) {
 		o.reg.Lost()
 	}
 	o.m.Changed(ch)
+	if !o.m.started {
+		o.m.Start()
+	}
 }
 
 // die ends the process, and begins a new one after a while.
@@ -391,7 +398,11 @@ func (o *testOSD) die(err error) {
 	})
 }
 
-func (o *testOSD) Serve(r *msgr.Request)                    { o.local.Serve(r) }
+func (o *testOSD) Serve(r *msgr.Request) {
+	if o.hostile == nil || !o.hostile(r) {
+		o.local.Serve(r)
+	}
+}
 func (o *testOSD) Connected(c *msgr.Conn)                   { o.m.Connected(c) }
 func (o *testOSD) ConnectFailed(osd meta.OSDNum, err error) {}
 func (o *testOSD) Disconnected(c *msgr.Conn, reason error) {
@@ -404,13 +415,14 @@ func (o *testOSD) up() bool { return o.node.Running() && o.m != nil && o.m.start
 
 // fakeOps is what operations of clients look like to the Manager.
 type fakeOps struct {
-	o        *testOSD
-	e        *env.Env
-	dead     bool
-	active   map[meta.PG]*activation
-	recorded map[meta.PG]uint64
-	flushed  int
-	stopTime time.Duration // of operations
+	o         *testOSD
+	e         *env.Env
+	dead      bool
+	active    map[meta.PG]*activation
+	recorded  map[meta.PG]uint64
+	flushed   int
+	activated func()        // is told
+	stopTime  time.Duration // of operations
 }
 
 type activation struct {
@@ -422,6 +434,9 @@ type activation struct {
 func (f *fakeOps) Activate(a primary.Activation) {
 	if f.active[a.PG] != nil {
 		f.o.c.t.Errorf("OSD %d: PG %v is activated twice", f.o.num, a.PG)
+	}
+	if f.activated != nil {
+		f.activated()
 	}
 	f.active[a.PG] = &activation{Activation: a, at: f.o.c.w.Now()}
 	for _, x := range f.o.c.osds {

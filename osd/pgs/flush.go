@@ -56,15 +56,16 @@ func (p *pg) startFlush(seq uint64) {
 // begin sends the batch, as soon as the lease is certain.
 func (f *flush) begin() {
 	m, p := f.p.m, f.p
-	if m.MayServe != nil && !m.MayServe() && !p.stopping {
-		f.timer.Fire = f.begin
-		m.env.Clock.Arm(&f.timer, flushPause)
-		return
-	}
 	f.timer.Fire = f.answer
-	if p.stopping {
+	switch {
+	case m.MayServe == nil || m.MayServe():
+	case p.machine.State()&meta.PGActive == 0: // the PG waits for us to stop
 		f.failed = true
 		f.answer()
+		return
+	default:
+		f.timer.Fire = f.begin
+		m.env.Clock.Arm(&f.timer, flushPause)
 		return
 	}
 	parts := f.split(p.objects.FlushBatch())

@@ -7,7 +7,9 @@ import (
 
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
+	"vitastor/internal/msgr"
 	"vitastor/internal/schema"
+	"vitastor/internal/wire"
 	"vitastor/osd/store"
 )
 
@@ -269,4 +271,108 @@ func TestCrashWhileListing(t *testing.T) {
 			t.Fatalf("crash %d: %d bytes are left", i, l.bytes)
 		}
 	}
+}
+
+// TestBadPeers: a peer that cannot list, or lists nonsense, keeps its PGs from
+// becoming active until it is well again, and no others.
+func TestBadPeers(t *testing.T) {
+	list := func(r *msgr.Request, stable int, items ...meta.ObjectVersion) {
+		var body wire.ObjectList
+		for _, v := range items {
+			body = body.Append(v)
+		}
+		(&wire.SecListReply{Retval: wire.Retval(len(items)), StableCount: uint64(stable)}).Encode(&r.Reply)
+		r.ReplyParts = append(r.ReplyParts, body)
+		r.Finish()
+	}
+	good := meta.ObjectVersion{ObjectID: id(1, 1, 0), Version: 5}
+	otherPG, otherPool, nothing := good, good, good
+	otherPG.Stripe, otherPool.Inode, nothing.Version = blockBytes, meta.MakeInode(2, 1), 0
+	for name, answer := range map[string]func(r *msgr.Request){
+		"error":         func(r *msgr.Request) { r.Fail(wire.EIO) },
+		"again":         func(r *msgr.Request) { r.Fail(wire.EAGAIN) },
+		"other PG":      func(r *msgr.Request) { list(r, 1, good, otherPG) },
+		"other pool":    func(r *msgr.Request) { list(r, 1, good, otherPool) },
+		"no version":    func(r *msgr.Request) { list(r, 2, good, nothing) },
+		"stable beyond": func(r *msgr.Request) { list(r, 3, good) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 48, 3)
+			c.pool(1, replicated(2, 2, ""))
+			c.osd(2).hostile = func(r *msgr.Request) bool {
+				if r.Op() != wire.OpSecList {
+					return false
+				}
+				answer(r)
+				return true
+			}
+			c.place(1, osdSet{1, 2}, osdSet{1, 3})
+			c.begin()
+			first, second := meta.PG{Pool: 1, Num: 1}, meta.PG{Pool: 1, Num: 2}
+			c.until("PG 2 is active", time.Second, func() bool { return c.state(second).State == active })
+			for range 100 {
+				c.w.RunFor(100 * time.Millisecond)
+				if c.state(first).State&active != 0 {
+					t.Fatal("PG 1 is active")
+				}
+			}
+			if n := c.count("is not usable"); n > 1 {
+				t.Errorf("%d complaints", n)
+			}
+			c.osd(2).hostile = nil
+			c.are(1, active, 10*time.Second)
+		})
+	}
+}
+
+// TestBadFlush: a peer that refuses to settle versions is listed again.
+func TestBadFlush(t *testing.T) {
+	c := newCluster(t, 49, 3)
+	c.begin()
+	for osd := range uint64(3) {
+		c.osds[osd].write(id(1, 1, 0).WithRole(meta.Role(osd)), 3, false)
+	}
+	refused := 0
+	c.osd(2).hostile = func(r *msgr.Request) bool {
+		if r.Op() != wire.OpSecStabilize || refused == 3 {
+			return false
+		}
+		refused++
+		r.Fail(wire.EIO)
+		return true
+	}
+	c.pool(1, ecPool(3, 1, ""))
+	c.place(1, osdSet{1, 2, 3})
+	c.are(1, active, 20*time.Second)
+	if got := c.osd(2).chunks(id(1, 1, 0), 1); got != "3" || refused != 3 {
+		t.Errorf("chunk %s after %d errors", got, refused)
+	}
+}
+
+// TestUncertainLease: nothing is listed and flushed while the lease may be over.
+func TestUncertainLease(t *testing.T) {
+	c := newCluster(t, 50, 3)
+	c.begin()
+	for osd := range uint64(3) {
+		c.osds[osd].write(id(1, 1, 0).WithRole(meta.Role(osd)), 3, false)
+	}
+	o, certain := c.osd(1), false
+	o.m.MayServe = func() bool { return certain }
+	c.pool(1, ecPool(3, 1, ""))
+	c.place(1, osdSet{1, 2, 3})
+	c.are(1, meta.PGPeering, time.Second)
+	c.w.RunFor(time.Second)
+	if n := o.msgr.Stats().Sent[wire.OpSecList].Count; n != 0 {
+		t.Errorf("%d lists were asked for", n)
+	}
+	o.ops.activated = func() { certain = false }
+	certain = true
+	pg := meta.PG{Pool: 1, Num: 1}
+	c.are(1, active|meta.PGHasUnclean, time.Second)
+	c.w.RunFor(time.Second)
+	if got := o.chunks(id(1, 1, 0), 0); got != "3u" {
+		t.Errorf("chunk %s", got)
+	}
+	c.targets(1, []schema.PGTarget{{Num: 1, OSDSet: osdSet{1, 2, 3}}})
+	c.until("the PG stops all the same", time.Second, func() bool { return c.state(pg).State == 0 })
 }
