@@ -194,3 +194,33 @@ func TestCloseIsSilent(t *testing.T) {
 	p[0].Set(t, kvtest.Open)
 	p[1].Set(t, kvtest.Open)
 }
+
+// Addresses may change while everything runs, and change back.
+func TestSetEndpoints(t *testing.T) {
+	t.Parallel()
+	e := startEmbedded(t, embed.Config{Dir: t.TempDir(), Client: "127.0.0.1:0"})
+	t.Cleanup(e.Stop)
+	l := kvtest.NewLoop(t, false)
+	var p [2]*kvtest.Proxy
+	for i := range p {
+		p[i] = kvtest.NewProxy(t, e.Endpoint())
+	}
+	kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{p[0].Endpoint()}})
+	events := 0
+	kv.Watch(env.WatchRequest{Key: "/a"}, func(r *env.WatchResponse) { events += len(r.Events) })
+	for i := range 4 {
+		if err := kv.SetEndpoints([]string{p[i%2].Endpoint()}); err != nil {
+			t.Fatal(err)
+		}
+		p[i%2].Set(t, kvtest.Open)
+		p[1-i%2].Set(t, kvtest.Refuse)
+		l.Sleep(100 * time.Millisecond)
+		if _, err := txn(t, l, kv, 5*time.Second, kvtest.Put("/a", "1")); err != nil {
+			t.Errorf("round %d: %v", i, err)
+		}
+		l.Until(t, "the event of the watch", func() bool { return events == i+1 })
+	}
+	if kv.SetEndpoints(nil) == nil {
+		t.Error("no endpoints were accepted")
+	}
+}

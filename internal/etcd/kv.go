@@ -118,6 +118,20 @@ func loadTLS(c Config) (*tls.Config, error) {
 	return t, nil
 }
 
+// SetEndpoints replaces the addresses. What is on its way goes on with the old
+// ones, watches do until they break.
+func (k *KV) SetEndpoints(endpoints []string) error {
+	c := k.members.config
+	if c.Endpoints = endpoints; len(endpoints) == 0 {
+		return fmt.Errorf("no etcd endpoints are given")
+	}
+	t, err := loadTLS(c)
+	if err == nil {
+		k.members.set(endpoints, t)
+	}
+	return err
+}
+
 // Close ends everything. No callback runs afterwards; requests in flight end
 // with unknown outcome. It does not wait: see Wait.
 func (k *KV) Close() {

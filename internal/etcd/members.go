@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,20 +44,51 @@ var sizes = []grpc.CallOption{
 // members is the list of etcd servers and the one in use. Safe for concurrent
 // use.
 type members struct {
-	config    Config
-	tlsConfig *tls.Config
-	log       *slog.Logger
-	urls      []string // in the order of preference
+	config Config
+	log    *slog.Logger
 
-	mu      sync.Mutex
-	current int
-	trouble bool               // the last thing that was heard of was a failure
-	clients []*clientv3.Client // by index in urls; nil = not needed yet
+	mu        sync.Mutex
+	tlsConfig *tls.Config
+	urls      []string           // all that were ever given: an index always means the same one
+	clients   []*clientv3.Client // by index in urls; nil = not needed yet
+	order     []int              // those in use, in the order of preference
+	current   int                // one of them
+	trouble   bool               // the last thing that was heard of was a failure
 }
 
 func newMembers(c Config, t *tls.Config, log *slog.Logger) *members {
-	return &members{config: c, tlsConfig: t, log: log,
-		urls: localFirst(c.Endpoints, localAddrs()), clients: make([]*clientv3.Client, len(c.Endpoints))}
+	m := &members{config: c, log: log}
+	m.set(c.Endpoints, t)
+	return m
+}
+
+// set replaces the members. What is on its way over others goes on.
+func (m *members) set(endpoints []string, t *tls.Config) {
+	ordered := localFirst(endpoints, localAddrs())
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tlsConfig, m.order = t, nil
+	for _, url := range ordered {
+		i := slices.Index(m.urls, url)
+		if i < 0 {
+			i = len(m.urls)
+			m.urls, m.clients = append(m.urls, url), append(m.clients, nil)
+		}
+		m.order = append(m.order, i)
+	}
+	if !slices.Contains(m.order, m.current) {
+		m.current = m.order[0]
+	}
+}
+
+// inUse are the addresses of the members.
+func (m *members) inUse() (urls []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, i := range m.order {
+		urls = append(urls, m.urls[i])
+	}
+	return urls
 }
 
 // call is what a request gets to run on.
@@ -71,8 +103,9 @@ type call struct {
 // member, until ctx ends.
 func (m *members) try(ctx context.Context, repeatable bool, f func(call) error) error {
 	var last error
+	count := len(m.inUse())
 	for round := 0; ; round++ {
-		if round > 0 && round%len(m.urls) == 0 {
+		if round > 0 && round%count == 0 {
 			sleep(ctx, roundPause)
 		}
 		if ctx.Err() != nil {
@@ -112,7 +145,7 @@ func (m *members) failed(index int, why error) {
 	if m.current != index {
 		return
 	}
-	m.current = (index + 1) % len(m.urls)
+	m.current = m.order[(slices.Index(m.order, index)+1)%len(m.order)]
 	level := slog.LevelDebug // one message is enough for one time of trouble
 	if !m.trouble {
 		level = slog.LevelWarn
@@ -152,7 +185,7 @@ func (m *members) connect(ctx context.Context, index int) (*grpc.ClientConn, err
 			return conn, reason(ctx, conn)
 		default:
 			if !conn.WaitForStateChange(ctx, state) {
-				return nil, fmt.Errorf("no connection to %s in time: %w", m.urls[index], ctx.Err())
+				return nil, fmt.Errorf("no connection to %s in time: %w", c.Endpoints()[0], ctx.Err())
 			}
 		}
 	}
@@ -171,12 +204,12 @@ func reason(ctx context.Context, conn *grpc.ClientConn) error {
 // client returns the library's client of one member, made at first use.
 func (m *members) client(ctx context.Context, index int) (*clientv3.Client, error) {
 	m.mu.Lock()
-	c := m.clients[index]
+	c, url, t := m.clients[index], m.urls[index], m.tlsConfig
 	m.mu.Unlock()
 	if c != nil {
 		return c, nil
 	}
-	c, err := m.dial(ctx, m.urls[index]) // waits only to log in
+	c, err := m.dial(ctx, url, t) // waits only to log in
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +226,7 @@ func (m *members) client(ctx context.Context, index int) (*clientv3.Client, erro
 	return c, nil
 }
 
-func (m *members) dial(ctx context.Context, url string) (*clientv3.Client, error) {
+func (m *members) dial(ctx context.Context, url string, t *tls.Config) (*clientv3.Client, error) {
 	config := clientv3.Config{
 		Endpoints:            []string{url},
 		Context:              context.Background(), // ends with close
@@ -211,7 +244,7 @@ func (m *members) dial(ctx context.Context, url string) (*clientv3.Client, error
 		})},
 	}
 	if strings.HasPrefix(url, "https://") {
-		config.TLS = m.tlsConfig
+		config.TLS = t
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		config.DialTimeout = max(time.Until(deadline), time.Millisecond)
@@ -245,7 +278,7 @@ func (m *members) explain(err, gaveUp error) error {
 			kind = env.ErrKVUnavailable
 		}
 	}
-	text := "etcd at " + strings.Join(m.urls, ", ")
+	text := "etcd at " + strings.Join(m.inUse(), ", ")
 	if err != nil {
 		text += ": " + brief(err)
 	}
