@@ -58,6 +58,7 @@ type Options struct {
 	Leased      func(env.LeaseID, []string) // each lease, and the addresses of etcd
 	Started     func()                      // registered, and the cluster's state is known
 	SetLogLevel func(slog.Level)
+	SetEtcd     func(addresses []string) error // etcd_address of config/global
 }
 
 // OSD is one running OSD. Parts are nil until the start has come to them.

@@ -49,7 +49,7 @@ func (d *OSD) makeParts() (err error) {
 	d.primary.SetScrub(d.heal.Scrub)
 	d.makeView()
 	d.pgs.SetDeps(pgs.Deps{View: d.view, Msgr: d.msgr, Local: d.local, Store: d.store, Ops: d.primary, Heal: d.heal,
-		Lease: func() env.LeaseID { return d.register.Lease() }, MayServe: d.MayServe, Reported: d.reported, Fatal: d.fatal})
+		Lease: d.Lease, MayServe: d.MayServe, Reported: d.reported, Fatal: d.fatal})
 	d.stats = stats.New(d.env, stats.Config{OSD: d.num, Keys: d.keys, Host: d.o.Facts.Hostname, Version: Version, Commit: commit,
 		GranularityBytes: granule, Interval: c.EtcdStatsInterval, Options: d.statsOptions(), Fatal: d.fatal},
 		stats.Sources{Store: d.store, Msgr: d.msgr, Secondary: d.local, Primary: d.primary, Pool: d.view.Pool, EachPG: d.eachPG})
@@ -114,6 +114,9 @@ func (d *OSD) reload(global *schema.Object) {
 	if len(changed) == 0 {
 		return
 	}
+	if !slices.Equal(d.config.Common.EtcdAddress, next.Common.EtcdAddress) {
+		defer d.setEtcd()
+	}
 	d.config = next
 	d.local.SetPGLocks(next.EnablePGLocks)
 	d.local.SetRecovery(next.Recovery)
@@ -173,6 +176,14 @@ func (h *handler) Disconnected(c *msgr.Conn, reason error) {
 
 // Number is the OSD's number, 0 while it is not known.
 func (d *OSD) Number() meta.OSDNum { return d.num }
+
+// Lease is the OSD's lease, 0 if there is none at the moment.
+func (d *OSD) Lease() env.LeaseID {
+	if d.register == nil {
+		return 0
+	}
+	return d.register.Lease()
+}
 
 // HasDisk tells whether a disk is open.
 func (d *OSD) HasDisk() bool { return len(d.disks.opened) > 0 }

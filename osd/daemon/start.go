@@ -106,7 +106,7 @@ func (d *OSD) readConfig(local *config.Config) {
 				}
 				d.env.Clock.Arm(&d.retry, pause)
 			default:
-				d.configured(global)
+				d.configured(local, global)
 			}
 		})
 	}
@@ -115,7 +115,7 @@ func (d *OSD) readConfig(local *config.Config) {
 }
 
 // configured goes on with the whole configuration.
-func (d *OSD) configured(global *schema.Object) {
+func (d *OSD) configured(local *config.Config, global *schema.Object) {
 	c, err := d.loader.Load(global)
 	if err != nil {
 		d.fatal(err)
@@ -123,6 +123,9 @@ func (d *OSD) configured(global *schema.Object) {
 	}
 	d.config, d.num = c, c.Layout.OSDNum
 	d.setLogLevel()
+	if !slices.Equal(c.Common.EtcdAddress, local.Common.EtcdAddress) {
+		d.setEtcd()
+	}
 	d.testEtcd(func(known bool) { d.openStore(known) })
 }
 
@@ -130,6 +133,19 @@ func (d *OSD) setLogLevel() {
 	if d.o.SetLogLevel != nil {
 		d.o.SetLogLevel(d.config.LogLevel())
 	}
+}
+
+// setEtcd goes over to other addresses of etcd. Wrong ones are not used.
+func (d *OSD) setEtcd() {
+	addresses := d.config.Common.EtcdAddress
+	if d.o.SetEtcd == nil {
+		return
+	}
+	if err := d.o.SetEtcd(addresses); err != nil {
+		d.env.Log.Warn("the addresses of etcd stay as they were", "etcd_address", addresses, "err", err)
+		return
+	}
+	d.env.Log.Info("using other addresses of etcd", "etcd_address", addresses)
 }
 
 // etcdDefaultOps is what etcd takes in one transaction if nobody told it more.

@@ -19,5 +19,6 @@ func main() {
 	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE) // of the log
 	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr, signals))
 }

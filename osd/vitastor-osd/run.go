@@ -24,6 +24,7 @@ const (
 
 // program is what runs until the end.
 type program struct {
+	lines    *logWriter
 	log      *slog.Logger
 	level    slog.LevelVar
 	loop     *loop.Loop
@@ -48,8 +49,9 @@ func run(args []string, out, errs io.Writer, signals <-chan os.Signal) int {
 		fmt.Fprintln(out, "vitastor-osd, compatible with release", daemon.Version)
 		return exitOK
 	}
-	p := &program{}
-	p.log = slog.New(slog.NewTextHandler(errs, &slog.HandlerOptions{Level: &p.level}))
+	p := &program{lines: newLogWriter(errs)}
+	defer p.lines.flush()
+	p.log = slog.New(slog.NewTextHandler(p.lines, &slog.HandlerOptions{Level: &p.level}))
 	if err := p.serve(&command, signals); err != nil {
 		fmt.Fprintln(errs, "vitastor-osd:", err)
 		return exitFailed
@@ -83,6 +85,7 @@ func (p *program) serve(c *command, signals <-chan os.Signal) error {
 	e := p.loop.Env()
 	e.KV, e.Log = kv, p.log
 	options.Exit, options.Leased, options.SetLogLevel = p.exit, p.leased, p.level.Set
+	options.SetEtcd = func(addresses []string) error { return p.setEtcd(kv, addresses) }
 	ended := make(chan struct{})
 	defer close(ended)
 	go p.supervise(signals, ended)
@@ -111,6 +114,7 @@ func (p *program) dismiss() {
 func (p *program) exit(code int, err error) {
 	p.code = code
 	if err != nil && p.immediate() {
+		p.lines.flush()
 		exitNow(code)
 	}
 	p.loop.Stop()
@@ -138,6 +142,25 @@ func (p *program) leased(lease env.LeaseID, _ []string) {
 	}
 }
 
+// setEtcd goes over to other addresses of etcd, the sentinel included.
+func (p *program) setEtcd(kv *etcd.KV, addresses []string) error {
+	endpoints, err := etcd.ParseEndpoints(addresses...)
+	if err == nil {
+		err = kv.SetEndpoints(endpoints)
+	}
+	if err != nil {
+		return err
+	}
+	p.etcd.Endpoints = endpoints
+	if old := p.sentinel; old != nil {
+		p.sentinel = nil
+		p.leased(p.osd.Lease(), nil)
+		old.Guard(0) // only now: one of them watches at any time
+		old.Close()
+	}
+	return nil
+}
+
 // supervise hands the OSD over after a signal.
 func (p *program) supervise(signals <-chan os.Signal, ended <-chan struct{}) {
 	select {
@@ -157,6 +180,7 @@ func (p *program) supervise(signals <-chan os.Signal, ended <-chan struct{}) {
 	case <-ended:
 	case <-signals:
 		p.log.Warn("stopped at once")
+		p.lines.flush()
 		exitNow(exitFailed)
 	}
 }

@@ -288,6 +288,27 @@ func TestWaitsForEtcd(t *testing.T) {
 	p.exit(0)
 }
 
+// config/global has other addresses of etcd than the file: they are used, a
+// wrong one is not.
+func TestOtherAddressOfEtcd(t *testing.T) {
+	f := newFixture(t)
+	address := strings.TrimPrefix(f.client.Endpoints()[0], "http://")
+	_, args := f.disk(1, "osd1.img")
+	f.put(f.keys.Global(), fmt.Sprintf(`{"etcd_address":["%s/v3","127.0.0.1:1"]}`, address))
+	p := f.start(args...)
+	f.until("it is registered", 10*time.Second, func() bool { return f.get(f.keys.OSDState(1)) != "" })
+	f.put(f.keys.Global(), fmt.Sprintf(`{"etcd_address":"127.0.0.1:1,%s"}`, address))
+	f.until("the second change", 5*time.Second, func() bool { return strings.Count(p.errs.String(), "using other addresses of etcd") == 2 })
+	f.put(f.keys.Global(), `{"etcd_address":"ftp://x"}`)
+	f.until("the refusal", 5*time.Second, func() bool { return strings.Contains(p.errs.String(), "the addresses of etcd stay as they were") })
+	time.Sleep(3 * time.Second) // longer than the lease
+	p.signals <- syscall.SIGTERM
+	p.exit(0)
+	if f.get(f.keys.OSDState(1)) != "" || strings.Contains(p.errs.String(), "level=ERROR") {
+		t.Error(p.errs.String())
+	}
+}
+
 func TestCommandLines(t *testing.T) {
 	none := filepath.Join(t.TempDir(), "none")
 	broken := filepath.Join(t.TempDir(), "broken")
