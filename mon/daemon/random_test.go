@@ -31,13 +31,14 @@ type holders [objects][][]meta.OSDNum
 // that was a target once is forgotten.
 type watchHistories struct {
 	r     *rig
+	a     *admin
 	pools map[meta.PoolID]*holders
 	mod   int64
 }
 
 func (h *watchHistories) look() error {
 	resp, _ := h.r.kv.Store().Apply(&env.Txn{Then: []env.KVOp{{Kind: env.KVGet, Key: keys.PGConfig()}}})
-	if len(resp.Responses[0].KVs) == 0 || resp.Responses[0].KVs[0].ModRevision == h.mod {
+	if h.a.broken[keys.PGConfig()] != "" || len(resp.Responses[0].KVs) == 0 || resp.Responses[0].KVs[0].ModRevision == h.mod {
 		return nil
 	}
 	h.mod = resp.Responses[0].KVs[0].ModRevision
@@ -69,8 +70,10 @@ func (h *watchHistories) pool(pgs *schema.PoolPGs) error {
 	for i := range known {
 		pg := meta.PG{Pool: pgs.Pool, Num: meta.PGNum(i + 1)}
 		history, err := schema.DecodePGHistory(keys.PGHistory(pg), h.r.get(keys.PGHistory(pg)))
-		if err != nil {
+		if err != nil && h.a.broken[keys.PGHistory(pg)] == "" {
 			return err
+		} else if err != nil {
+			history, _ = schema.DecodePGHistory("", []byte(h.a.broken[keys.PGHistory(pg)]))
 		}
 		known[i] = append(history.OSDSets, pgs.PG(pg.Num).OSDSet)
 	}
@@ -96,6 +99,7 @@ type admin struct {
 	r      *rig
 	rng    *rand.Rand
 	broken map[string]string // key -> good value
+	kept   []string          // of these, those that only monitors write
 }
 
 func (a *admin) pool() string {
@@ -131,24 +135,33 @@ func (a *admin) act() {
 // breakSomething puts a value that nobody can read; later calls and the end put
 // the good one back.
 func (a *admin) breakSomething(osd meta.OSDNum) {
-	key := []string{keys.NodePlacement(), keys.OSDConfig(osd), keys.Global(), keys.Pools()}[a.rng.IntN(4)]
-	if a.broken[key] != "" {
+	history := keys.PGHistory(meta.PG{Pool: meta.PoolID(1 + a.rng.IntN(3)), Num: meta.PGNum(1 + a.rng.IntN(4))})
+	all := []string{keys.NodePlacement(), keys.OSDConfig(osd), keys.Global(), keys.Pools(), keys.PGConfig(), keys.LastCleanPGs(), history}
+	i := a.rng.IntN(len(all))
+	key, ours := all[i], i >= 4
+	good := string(a.r.get(key))
+	if a.broken[key] != "" || ours && good == "" {
 		return
 	}
-	good := string(a.r.get(key))
 	if good == "" {
 		good = "{}"
 	}
 	a.broken[key] = good
 	a.r.put(key, "{nonsense")
 	a.r.After(time.Duration(a.rng.IntN(3000))*time.Millisecond, func() { a.correct(key) })
+	if ours {
+		a.kept = append(a.kept, key)
+	}
 }
 
 func (a *admin) correct(key string) {
 	if good := a.broken[key]; good != "" {
 		delete(a.broken, key)
-		if string(a.r.get(key)) == "{nonsense" {
+		now := string(a.r.get(key))
+		if now == "{nonsense" {
 			a.r.put(key, good)
+		} else if now != "" && slices.Contains(a.kept, key) {
+			a.r.problems = append(a.r.problems, fmt.Sprintf("%s was overwritten: %s", key, now))
 		}
 	}
 }
@@ -182,7 +195,7 @@ func random(t *testing.T, seed uint64) {
 	nodes = append(nodes, r.Nodes()...)
 	plan := r.NewPlan(sim.PlanConfig{Nodes: nodes, Kinds: monFaults, Start: 3 * time.Second, End: 60 * time.Second, DownMax: 3})
 	r.World.Apply(plan, nodes)
-	histories := &watchHistories{r: r, pools: map[meta.PoolID]*holders{}}
+	histories := &watchHistories{r: r, a: a, pools: map[meta.PoolID]*holders{}}
 	next := 3 * time.Second
 	step := func(until func() bool, limit time.Duration) bool {
 		return r.RunUntil(func() bool {

@@ -34,13 +34,19 @@ func (r *Rechecker) checkClean() {
 		return
 	}
 	c.busy = true
-	r.Env.KV.Txn(&out.Txn, r.Options.Apply, func(_ *env.TxnResponse, err error) {
+	// Nor may it undo what somebody else has written, such as rm-osd.
+	out.Txn.If = append(out.Txn.If, env.Compare{Key: s.keys.LastCleanPGs(), Target: env.CompareMod,
+		Result: env.CompareLess, Number: s.revision + 1})
+	r.Env.KV.Txn(&out.Txn, r.Options.Apply, func(resp *env.TxnResponse, err error) {
 		c.busy = false
-		if err != nil && !r.stopped {
-			r.log.Warn("cannot write last_clean_pgs, trying again", "err", err)
-			c.again = true
-			r.Env.Clock.Arm(&c.hold, r.Options.Change)
+		if r.stopped || err == nil && resp.Succeeded {
+			return
 		}
+		if err != nil {
+			r.log.Warn("cannot write last_clean_pgs, trying again", "err", err)
+		}
+		c.again = true
+		r.Env.Clock.Arm(&c.hold, r.Options.Change)
 	})
 }
 
