@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,6 +52,13 @@ var clusterJobs = []clusterJob{
 	{"4M read Q16", clusterio.Job{Sequential: true, Bytes: 4 << 20, Depth: 16}, true, 0},
 }
 
+// rowsWanted is the flag -rows.
+var rowsWanted *regexp.Regexp
+
+func rowName(k clusterKind, j clusterJob) string { return k.name + ": " + j.name }
+
+func wantedRow(k clusterKind, j clusterJob) bool { return rowsWanted.MatchString(rowName(k, j)) }
+
 // side is one of the systems that are compared.
 type side struct {
 	name string
@@ -83,6 +91,9 @@ func benchCluster(rounds int, report func(Row)) error {
 		{"replicated 2, disk", disk, cluster.Replicated("bench", 2, 16)},
 		{"EC 2+1, disk", disk, cluster.EC("bench", 2, 1, 16)},
 	} {
+		if !slices.ContainsFunc(clusterJobs, func(j clusterJob) bool { return wantedRow(k, j) }) {
+			continue
+		}
 		if err := benchClusterKind(bin, k, rounds, report); err != nil {
 			return fmt.Errorf("%s: %w", k.name, err)
 		}
@@ -113,6 +124,9 @@ func benchClusterKind(bin cluster.Bin, k clusterKind, rounds int, report func(Ro
 		sides = append(sides, side{name, c})
 	}
 	for _, j := range clusterJobs {
+		if !wantedRow(k, j) {
+			continue
+		}
 		runs := make([][]sample, len(sides))
 		for range rounds {
 			for i, s := range sides {
@@ -224,7 +238,7 @@ func osdCPU(c *cluster.Cluster) (sum time.Duration, err error) {
 
 // reportJob prints our figures, and the medians of the ratios to the reference.
 func reportJob(k clusterKind, j clusterJob, sides []side, runs [][]sample, report func(Row)) {
-	name := k.name + ": " + j.name
+	name := rowName(k, j)
 	for i, s := range sides {
 		rate := func(x sample) float64 { return x.OpsPerSecond }
 		unit := "IOPS"

@@ -3,7 +3,7 @@
 // alternate both sides in one sitting; absolute numbers on shared machines mean
 // little.
 //
-//	go run ./internal/bench [-only regexp] [-rounds n] [-json]
+//	go run ./internal/bench [-only regexp] [-rows regexp] [-rounds n] [-json]
 //
 // Guarantee: every figure is measured by the run that prints it. It has no
 // concurrency rule: one section runs after the other.
@@ -55,11 +55,16 @@ func main() {
 	}
 	only := flag.String("only", ".", "regular expression on section names")
 	rounds := flag.Int("rounds", 7, "paired runs of each comparison")
+	rowsText := flag.String("rows", ".", "regular expression on rows of the section cluster, such as 'tmpfs: 4K write'")
 	asJSON := flag.Bool("json", false, "print one JSON object per figure")
 	flag.Parse()
 	wanted, err := regexp.Compile(*only)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench: -only:", err)
+		os.Exit(2)
+	}
+	if rowsWanted, err = regexp.Compile(*rowsText); err != nil {
+		fmt.Fprintln(os.Stderr, "bench: -rows:", err)
 		os.Exit(2)
 	}
 	out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
@@ -74,6 +79,9 @@ func main() {
 				missed++
 			}
 			print(out, r, *asJSON)
+			if s.name == "cluster" { // it takes many minutes
+				out.Flush()
+			}
 		})
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "bench: %s: %v\n", s.name, err)
