@@ -50,11 +50,12 @@ func List(root string, args ...string) ([]Package, error) {
 }
 
 // Programs returns the packages that ship as programs: main packages in folders
-// named vitastor-* or libvitastor.
+// named vitastor-* or libvitastor. Their tests, which the go command lists as
+// "x.test" and "x [x.test]", do not ship.
 func Programs(pkgs []Package) []Package {
 	return slices.DeleteFunc(slices.Clone(pkgs), func(p Package) bool {
 		base := filepath.Base(p.Dir)
-		return p.Name != "main" || !strings.HasPrefix(base, "vitastor-") && base != "libvitastor"
+		return strings.Contains(p.ImportPath, ".test") || p.Name != "main" || !strings.HasPrefix(base, "vitastor-") && base != "libvitastor"
 	})
 }
 
