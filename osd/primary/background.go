@@ -26,13 +26,9 @@ func (o *op) finishRecovery() {
 
 // accountRecovery counts a recovered object.
 func (s *Server) accountRecovery(o *op) {
-	bytes := uint64(0)
+	bytes := o.copied
 	for role, osd := range o.pg.curSet {
-		switch {
-		case osd == 0:
-		case o.pg.replicated:
-			bytes += uint64(s.config.BlockBytes)
-		default:
+		if osd != 0 && !o.pg.replicated {
 			bytes += uint64(o.plan.Roles[role].Write.Len())
 		}
 	}

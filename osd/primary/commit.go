@@ -17,6 +17,9 @@ func (o *op) isLazy() bool {
 	case meta.CommitNone:
 		return true
 	}
+	if o.pg.replicated && o.record != nil {
+		return true // good copies were not written as a whole, and may be younger than the last SYNC
+	}
 	for role, osd := range o.pg.curSet {
 		if osd != 0 && o.wroteWhole(role) {
 			return true

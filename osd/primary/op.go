@@ -91,6 +91,7 @@ type op struct {
 	chunks  []chunk
 	bm      []byte // bitmaps of all chunks, one after another
 	payload [][]byte
+	copied  uint64 // bytes written to all replicas together
 	pieces  [][]byte
 	scratch []peering.Location
 
@@ -167,7 +168,7 @@ func (o *op) reset() {
 // forget clears what was looked up, so that the operation can begin again.
 func (o *op) forget() {
 	o.record, o.state, o.limit, o.old, o.known = nil, 0, 0, 0, false
-	o.whole, o.fresh, o.dropped = false, false, false
+	o.whole, o.fresh, o.dropped, o.copied = false, false, false, 0
 	o.failed, o.ok = 0, 0
 }
 

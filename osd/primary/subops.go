@@ -34,6 +34,7 @@ type sub struct {
 	ret     wire.Retval
 	version meta.Version
 	lost    bool // no answer
+	whole   bool // a write of the whole chunk
 }
 
 // subOwner is told of every answer.
@@ -59,7 +60,7 @@ func (s *Server) takeSub(to subOwner, osd meta.OSDNum, role meta.Role) *sub {
 	b := s.freeSubs
 	s.freeSubs, b.next = b.next, nil
 	b.to, b.osd, b.role = to, osd, role
-	b.ret, b.version, b.lost, b.conn = wire.OK, 0, false, nil
+	b.ret, b.version, b.lost, b.whole, b.conn = wire.OK, 0, false, false, nil
 	b.remote.Payload, b.remote.Attr, b.remote.Body = nil, nil, nil
 	b.local.Buf, b.local.Iov, b.local.Bitmap, b.local.Items = nil, nil, nil, nil
 	b.parts, b.list, b.items = b.parts[:0], b.list[:0], b.items[:0]

@@ -145,13 +145,17 @@ func (o *op) sendWrites() {
 	}
 }
 
+// writeReplicas writes the range of the request to copies that are good, and the
+// whole block to the others. So recovery moves only what is missing, and good
+// copies get the new version alone: a write of nothing.
 func (o *op) writeReplicas() {
 	block, us := o.s.config.BlockBytes, o.s.config.OSD
 	c := &o.chunks[0]
 	meta.Bitmap(c.bitmap).SetBytes(uint32(o.offset), o.length, o.s.config.GranuleBytes)
 	at, n := uint32(o.offset), o.length
-	o.payload = append(o.payload[:0], c.bitmap)
+	o.pieces = append(append(o.pieces[:0], c.bitmap), o.body()...)
 	if o.whole && n < block {
+		o.payload = append(o.payload[:0], c.bitmap)
 		o.payload = appendNonEmpty(o.payload, c.buf[:at])
 		o.payload = append(o.payload, o.body()...)
 		o.payload = appendNonEmpty(o.payload, c.buf[at+n:])
@@ -159,21 +163,43 @@ func (o *op) writeReplicas() {
 			o.joinBody(c.buf[at:])
 			o.payload = append(o.payload[:1], c.buf)
 		}
-		at, n = 0, block
-	} else {
-		o.payload = append(o.payload, o.body()...)
 	}
 	o.holdPhase(phaseWriting)
-	id, flags := o.oid, o.flags()
+	o.copied = 0
 	for _, osd := range o.pg.curSet {
 		if osd != 0 && osd != us {
-			o.sub(osd, 0).write(wire.OpSecWriteStable, id, o.version, at, n, o.payload, flags)
+			o.writeReplica(osd, at, n)
 		}
 	}
 	if o.pg.self >= 0 {
-		o.sub(us, 0).write(wire.OpSecWriteStable, id, o.version, at, n, o.payload, flags)
+		o.writeReplica(us, at, n)
 	}
 	o.sent()
+}
+
+// writeReplica writes the range of the request, or the whole block, to one OSD.
+func (o *op) writeReplica(osd meta.OSDNum, at, n uint32) {
+	b, parts := o.sub(osd, 0), o.pieces
+	if o.whole && n < o.s.config.BlockBytes && !o.hasGood(osd) {
+		at, n, parts = 0, o.s.config.BlockBytes, o.payload
+	}
+	b.whole = n == o.s.config.BlockBytes
+	o.copied += uint64(n)
+	b.write(wire.OpSecWriteStable, o.oid, o.version, at, n, parts, o.flags())
+}
+
+// hasGood tells whether an OSD has a good copy of the version being replaced.
+func (o *op) hasGood(osd meta.OSDNum) bool {
+	rec, _ := o.pg.objects.Lookup(o.oid)
+	if rec == nil {
+		return false // it was unclean when it was read: take no chances
+	}
+	for i := range rec.Locs {
+		if l := &rec.Locs[i]; l.OSD == osd {
+			return l.Bad == 0
+		}
+	}
+	return false
 }
 
 // body is the data of the client.
@@ -232,7 +258,7 @@ func (o *op) missed() {
 		loc := peering.Location{OSD: b.osd}
 		if b.ret.Failed() {
 			loc.Bad = meta.LocOutdated
-		} else if !o.whole {
+		} else if !b.whole {
 			loc.Bad = badOf(rec, b.osd, 0)
 		}
 		locs = append(locs, loc)
@@ -334,12 +360,18 @@ func (o *op) settle() {
 	p.changed()
 }
 
-// wroteWhole tells whether the whole chunk was written.
+// wroteWhole tells whether the whole chunk was written. It may be asked until the
+// next phase begins.
 func (o *op) wroteWhole(role int) bool {
-	if o.pg.replicated {
-		return o.whole
+	if !o.pg.replicated {
+		return o.plan.Roles[role].Write == (ec.Range{To: o.s.config.BlockBytes})
 	}
-	return o.plan.Roles[role].Write == (ec.Range{To: o.s.config.BlockBytes})
+	for b := o.subs; b != nil; b = b.next {
+		if b.osd == o.pg.curSet[role] {
+			return b.whole
+		}
+	}
+	return false
 }
 
 // finishWrite answers the WRITE of a client.
