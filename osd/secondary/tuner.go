@@ -52,11 +52,17 @@ func (t *Tuner) push(d time.Duration, n int) {
 	t.next = (t.next + 1) % n
 }
 
-// wantedDelay is the delay that one sample asks for.
+// wantedDelay is the delay that one sample asks for. A share of the whole time
+// or more is no limit: many subops at once take more than all the time together,
+// and without clients nobody is served by holding them back.
 func wantedDelay(c *option.Recovery, l Load) time.Duration {
 	interval := l.Interval.Seconds()
+	share := targetUtil(c, l.ClientTime.Seconds()/interval)
+	if share >= 1 {
+		return 0
+	}
 	latency := l.RecoveryTime.Seconds() / float64(l.RecoveryCount)
-	target := latency * (l.RecoveryTime.Seconds() / interval) / targetUtil(c, l.ClientTime.Seconds()/interval)
+	target := latency * (l.RecoveryTime.Seconds() / interval) / share
 	if target <= latency+c.TuneSleepMin.Seconds() {
 		return 0
 	}

@@ -42,6 +42,9 @@ func TestWantedDelay(t *testing.T) {
 	}{
 		// No clients, recovery takes all the time: it may.
 		{Load{time.Second, 0, time.Second, 1000}, 0},
+		// Even if 16 at once take more than all the time.
+		{Load{time.Second, 0, 16 * time.Second, 4000}, 0},
+		{Load{time.Second, 9 * ms, 16 * time.Second, 4000}, 0},
 		// Clients are busy: target 0.1, so 1 ms becomes 1*1/0.1 = 10 ms.
 		{Load{time.Second, 600 * ms, time.Second, 1000}, 9 * ms},
 		// The same in half the time and with half the operations.
