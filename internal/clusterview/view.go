@@ -143,6 +143,10 @@ func (v *View) Loaded() bool { return v.sync.Loaded() }
 // compare with it (etcd.md 2.7.2).
 func (v *View) PGRevision() int64 { return v.sync.Revision(watchPGs) }
 
+// ConfigRevision tells how far the watch of config/ has come: who changed an
+// inode at this revision finds the change here.
+func (v *View) ConfigRevision() int64 { return v.sync.Revision(watchConfig) }
+
 // Global is config/global. After an unreadable value the last good one.
 func (v *View) Global() *schema.Object { return v.global }
 
