@@ -13,6 +13,7 @@ type Rules struct {
 	Initial    func(meta.Inode, int) Stamp // contents before the history, and of deleted objects
 	Lazy       func(meta.Inode) bool       // commit mode other than "all"
 	LocalReads func(meta.Inode) bool       // replicas may serve reads
+	Chained    func(meta.Inode) bool       // there is a parent
 	PerObject  func(meta.Inode) int        // granules in an object
 }
 
@@ -44,7 +45,7 @@ func (h *History) Check(r Rules) []Violation {
 		if r.Lazy(x.inode) || len(all) >= violationsMax {
 			continue
 		}
-		if text := x.check(r.LocalReads(x.inode)); text != "" {
+		if text := x.check(r.LocalReads(x.inode), r.Chained(x.inode)); text != "" {
 			all = append(all, Violation{"versions", text})
 		}
 	}

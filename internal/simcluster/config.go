@@ -104,10 +104,10 @@ func NewConfig(seed uint64, duration time.Duration) *Config {
 	for id := range 1 + rng.IntN(2) {
 		c.Pools = append(c.Pools, c.drawPool(rng, meta.PoolID(id+1)))
 	}
-	c.Work = WorkConfig{Workers: 1 + rng.IntN(3), Think: time.Duration(pick(rng, 30, 60, 150)) * time.Millisecond,
+	c.Work = WorkConfig{Workers: 1 + rng.IntN(4), Think: time.Duration(pick(rng, 5, 20, 50, 150)) * time.Millisecond,
 		Reads: 10, Writes: 10, Deletes: rng.IntN(2), Syncs: pick(rng, 1, 4), BigEvery: 15}
-	c.Every = time.Duration(pick(rng, 2, 4, 8)) * time.Second
-	c.DownMax = 1 + rng.IntN(3)/2
+	c.Every = time.Duration(pick(rng, 500, 1000, 2000, 4000, 8000)) * time.Millisecond
+	c.DownMax = pick(rng, 1, 1, 2, 3)
 	if c.Faults = calmFaults; !calm {
 		c.drawFaults(rng)
 		c.withoutDeletes()
@@ -176,7 +176,7 @@ func (c *Config) withoutDeletes() {
 }
 
 // chains: images with parents are part of the worlds.
-const chains = false
+const chains = true
 
 // drawFaults chooses which kinds of faults this world has: all of them in some
 // worlds, a few in others, so that each is also seen alone.

@@ -1,6 +1,7 @@
 package simcluster
 
 import (
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,7 +32,18 @@ func Minimise(r *Result, tries int) *Result {
 }
 
 func (r *Result) sameFailure(o *Result) bool {
-	return len(r.Violations) > 0 && len(o.Violations) > 0 && r.Violations[0].Kind == o.Violations[0].Kind
+	return len(r.Violations) > 0 && len(o.Violations) > 0 && r.Violations[0].signature() == o.Violations[0].signature()
+}
+
+var pgStateWords = regexp.MustCompile(`: ((active|peering|incomplete|starting|repeering|stopping|no state)[a-z_+]*)`)
+
+// signature is what two violations have in common that are probably the same:
+// the kind, and the state in which a PG hangs.
+func (v Violation) signature() string {
+	if m := pgStateWords.FindStringSubmatch(v.Text); m != nil {
+		return v.Kind + " " + m[1]
+	}
+	return v.Kind
 }
 
 // numbers are the faults of a plan, for -simcluster.only.

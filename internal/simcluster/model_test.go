@@ -227,6 +227,7 @@ func runModel(seed uint64, m mistake, lazy bool) (*History, Rules, int) {
 		Initial:    func(meta.Inode, int) Stamp { return Zeroes },
 		Lazy:       func(meta.Inode) bool { return lazy },
 		LocalReads: func(meta.Inode) bool { return false },
+		Chained:    func(meta.Inode) bool { return false },
 		PerObject:  func(meta.Inode) int { return 8 },
 	}, c.made
 }

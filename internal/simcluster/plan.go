@@ -100,13 +100,20 @@ func draw(rng *rand.Rand, mean time.Duration) time.Duration {
 	return time.Duration(rng.ExpFloat64()*float64(mean)) + time.Millisecond
 }
 
+// leaseTime is the default of etcd_lease_ttl.
+const leaseTime = 4 * time.Second
+
+// lasts draws a duration.
 func (k FaultKind) lasts(rng *rand.Rand) time.Duration {
 	switch k {
-	case Pause: // often longer than a lease
-		return draw(rng, pick(rng, 500*time.Millisecond, 6*time.Second))
+	case Pause, Isolate, KVCut, KVAnswers: // often about as long as a lease, or longer
+		around := leaseTime + time.Duration((rng.Float64()-0.5)*float64(time.Second))
+		return pick(rng, draw(rng, 500*time.Millisecond), around, draw(rng, 6*time.Second))
+	case Cut, CutOneWay, Blackhole:
+		return draw(rng, pick(rng, time.Second, 10*time.Second))
 	case Out, Reweight, PGCount:
 		return draw(rng, 12*time.Second)
-	case KVDown, KVCut, KVAnswers, Isolate:
+	case KVDown:
 		return draw(rng, pick(rng, time.Second, 6*time.Second))
 	}
 	return draw(rng, 3*time.Second)

@@ -3,6 +3,7 @@ package simcluster
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -267,6 +268,7 @@ func (k *Cluster) rules() Rules {
 		Initial:    k.initial,
 		Lazy:       func(meta.Inode) bool { return lazy },
 		LocalReads: func(i meta.Inode) bool { return k.pool(i.Pool()).LocalReads != "primary" },
+		Chained:    func(i meta.Inode) bool { return len(k.config[i].Chain) > 1 },
 		PerObject:  func(i meta.Inode) int { return k.config[i].PerObject },
 	}
 }
@@ -369,7 +371,11 @@ func (k *Cluster) freeAll() {
 	}
 }
 
-// Replay is the command that repeats a run.
-func Replay(seed uint64, duration time.Duration) string {
-	return fmt.Sprintf("go test ./internal/simcluster -count=1 -run '^TestSeeds$' -simcluster.seed=%d -simcluster.duration=%v", seed, duration)
+// Replay is the command that repeats a run of a test.
+func Replay(test string, c *Config) string {
+	parts := strings.Split(test, "/")
+	for i := range parts {
+		parts[i] = "^" + regexp.QuoteMeta(parts[i]) + "$"
+	}
+	return fmt.Sprintf("go test ./internal/simcluster -count=1 -run '%s' -simcluster.seed=%d -simcluster.duration=%v", strings.Join(parts, "/"), c.Seed, c.Duration)
 }

@@ -116,3 +116,45 @@ func TestNothingIsLeftBehind(t *testing.T) {
 		}
 	}
 }
+
+// focuses are worlds of three or five OSDs in which few kinds of faults meet.
+var focuses = map[string]struct {
+	faults []FaultKind
+	rot    bool
+}{
+	"rot":     {[]FaultKind{BitRot, Latent, BitRot, Latent, Kill, PowerLoss}, true},
+	"power":   {[]FaultKind{PowerLoss, Blackout, Kill, SlowDisk, Stall}, false},
+	"network": {[]FaultKind{Cut, CutOneWay, Reset, Blackhole, Loss, SlowNet, Isolate}, false},
+	"lease":   {[]FaultKind{Pause, Isolate, KVCut, KVAnswers, KVDown, KillSilent, Kill}, false},
+	"moves":   {[]FaultKind{Out, Reweight, Kill, Stop, PGCount, Pause}, false},
+}
+
+// TestFocus draws plans of one sort, for every scheme and commit mode.
+func TestFocus(t *testing.T) {
+	first, last := seedRange(t)
+	if *seedFlag == "" {
+		last = first
+	}
+	for _, focus := range sortedKeys(focuses) {
+		for _, name := range sortedKeys(schemes) {
+			for _, commit := range []meta.CommitMode{meta.CommitAll, meta.CommitSmall, meta.CommitNone} {
+				for seed := first; seed <= last; seed++ {
+					t.Run(fmt.Sprintf("%s %s %v %d", focus, name, commit, seed), func(t *testing.T) {
+						c := quiet(seed, schemes[name])
+						c.Duration, c.Every, c.Commit = *durationFlag, 1500*time.Millisecond, commit
+						c.Global["immediate_commit"] = commit.String()
+						c.Faults = focuses[focus].faults
+						c.DownMax = 1 + int(seed%3)
+						if focus == "moves" {
+							c.OSDs, c.Hosts = 5, 5
+						}
+						if focuses[focus].rot {
+							c.Checksums, c.RotOSD = true, 1+int(seed%3)
+						}
+						judge(t, c, kept(t, NewPlan(c)))
+					})
+				}
+			}
+		}
+	}
+}

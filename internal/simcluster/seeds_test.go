@@ -50,7 +50,7 @@ func TestSeeds(t *testing.T) {
 
 func runSeed(t *testing.T, seed uint64) {
 	c := NewConfig(seed, *durationFlag)
-	judge(t, c, NewPlan(c))
+	judge(t, c, kept(t, NewPlan(c)))
 }
 
 // judge runs a world and reports what it found.
@@ -69,7 +69,7 @@ func judge(t *testing.T, c *Config, p Plan) *Result {
 		}
 	}
 	begin := time.Now()
-	r := Run(c, kept(t, p), o)
+	r := Run(c, p, o)
 	t.Logf("%.1f s: %v", time.Since(begin).Seconds(), r)
 	if len(r.Violations) == 0 {
 		return r
@@ -77,10 +77,10 @@ func judge(t *testing.T, c *Config, p Plan) *Result {
 	if *minimiseFlag > 0 {
 		m := Minimise(r, *minimiseFlag)
 		t.Logf("with a shorter plan: %v", m)
-		t.Errorf("repeat with: %s -simcluster.only=%s", Replay(c.Seed, c.Duration), m.Plan.numbers())
+		t.Errorf("repeat with: %s -simcluster.only=%s", Replay(t.Name(), c), m.Plan.numbers())
 		return r
 	}
-	t.Errorf("repeat with: %s", Replay(c.Seed, c.Duration))
+	t.Errorf("repeat with: %s", Replay(t.Name(), c))
 	return r
 }
 
