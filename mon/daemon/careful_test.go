@@ -128,6 +128,10 @@ func TestUnreadableHistory(t *testing.T) {
 	r.revoke(r.osds[num].lease)
 	r.until("new primaries", 50*time.Millisecond, func() bool { return !r.primaries()[num] })
 	r.osds[num].node.Restart()
+	r.RunFor(5 * time.Second)
+	if n := strings.Count(r.log.String(), `what=pool 1`); n != 1 {
+		t.Errorf("the problem was logged %d times", n)
+	}
 	r.pool(1, replicated(2, 4))
 	r.RunFor(3 * time.Second)
 	r.put(key, `{"osd_sets":[["1","2"]],"epoch":3}`)
@@ -135,6 +139,22 @@ func TestUnreadableHistory(t *testing.T) {
 	r.until("pool 1 is placed", 10*time.Second, func() bool { return !r.uses(4) && r.placed(1, 4, 2) && r.config().Hash != hash })
 	if h := string(r.get(key)); !strings.Contains(h, `["1","2"]`) || !strings.Contains(h, `"epoch":3`) {
 		t.Errorf("history: %s", h)
+	}
+}
+
+// One seed, one execution.
+func TestDeterminism(t *testing.T) {
+	run := func() uint64 {
+		r := ready(t, 3, 6, replicated(2, 16), replicated(3, 8))
+		r.pool(1, replicated(2, 12))
+		r.mons[0].node.Crash()
+		r.RunFor(10 * time.Second)
+		r.put(keys.OSDConfig(1), `{"reweight":0.5}`)
+		r.RunFor(10 * time.Second)
+		return r.Hash()
+	}
+	if a, b := run(), run(); a != b {
+		t.Errorf("%x and %x", a, b)
 	}
 }
 

@@ -3,6 +3,7 @@ package recheck
 import (
 	"log/slog"
 	"slices"
+	"strconv"
 	"time"
 
 	"vitastor/internal/clusterview"
@@ -217,11 +218,9 @@ func (r *Rechecker) assess() {
 }
 
 func (r *Rechecker) showFrozen(p *plan) {
-	for id := range r.state.pools.Config.All() {
-		r.complain("pool "+id, nil)
-	}
-	for id, err := range p.frozen {
-		r.complain("pool "+poolName(id), err)
+	for name := range r.state.pools.Config.All() {
+		id, _ := strconv.ParseUint(name, 10, 16) // 0 is no pool
+		r.complain("pool "+name, p.frozen[meta.PoolID(id)])
 	}
 }
 
