@@ -59,6 +59,9 @@ func rowName(k clusterKind, j clusterJob) string { return k.name + ": " + j.name
 
 func wantedRow(k clusterKind, j clusterJob) bool { return rowsWanted.MatchString(rowName(k, j)) }
 
+// clusterPrepare: the figures to compare with were taken without checksums of data.
+var clusterPrepare = []string{"--data_csum_type", "none"}
+
 // side is one of the systems that are compared.
 type side struct {
 	name string
@@ -149,7 +152,7 @@ func startSide(bin cluster.Bin, k clusterKind, name string) (*cluster.Cluster, f
 		return nil, nil, err
 	}
 	cleanup := func() { os.RemoveAll(dir) }
-	config := cluster.Config{Dir: dir, Bin: bin, OSDBytes: clusterDisk, Prepare: []string{"--disable_data_fsync", "1"},
+	config := cluster.Config{Dir: dir, Bin: bin, OSDBytes: clusterDisk, Prepare: clusterPrepare,
 		Global: map[string]any{"immediate_commit": "all"}}
 	if name == "reference" {
 		osd := filepath.Join(os.Getenv(cluster.ReferenceEnv), "vitastor-osd")
@@ -181,8 +184,11 @@ func startSide(bin cluster.Bin, k clusterKind, name string) (*cluster.Cluster, f
 
 // runClusterJob runs the client and looks at what the OSDs have used meanwhile.
 func runClusterJob(c *cluster.Cluster, j clusterio.Job) (sample, error) {
-	j.Etcd, j.Inode, j.ImageBytes = c.Endpoints(), meta.MakeInode(clusterPool, 1), clusterImage
-	if j.Ops == 0 {
+	j.Etcd, j.Inode = c.Endpoints(), meta.MakeInode(clusterPool, 1)
+	if j.ImageBytes == 0 {
+		j.ImageBytes = clusterImage
+	}
+	if j.Ops == 0 && j.Time == 0 {
 		j.Warm, j.Time = clusterWarm, clusterTime
 	}
 	text, err := json.Marshal(j)

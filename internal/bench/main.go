@@ -43,6 +43,7 @@ var sections = []section{
 	{"store", benchStore},
 	{"placement", benchPlacement},
 	{"cluster", benchCluster},
+	{"recovery", benchRecovery},
 }
 
 func main() {
@@ -79,7 +80,7 @@ func main() {
 				missed++
 			}
 			print(out, r, *asJSON)
-			if s.name == "cluster" { // it takes many minutes
+			if s.name == "cluster" || s.name == "recovery" { // it takes many minutes
 				out.Flush()
 			}
 		})
