@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,7 +40,8 @@ type rig struct {
 	config func(c *Config)
 
 	epochDelay time.Duration
-	noEpochs   bool // etcd does not answer
+	noEpochs   bool                  // etcd does not answer
+	blocks     map[meta.OSDNum]int64 // of OSDs with small disks
 }
 
 // rigPG is what the test knows of a PG.
@@ -107,12 +109,18 @@ func (o *osd) release() {
 }
 
 func (r *rig) addOSD(num meta.OSDNum) {
-	a := store.Areas{BufferOffset: 4096, BufferLen: 8 << 20, MetaOffset: 4096 + 8<<20, MetaLen: 64 * 4096,
-		DataOffset: 4096 + 8<<20 + 64*4096, DataLen: 96 * testBlock}
+	a := r.areas(num)
 	o := &osd{r: r, num: num, node: r.w.NewNode(fmt.Sprintf("osd%d", num))}
 	o.disk = o.node.AddDisk("disk", sim.DiskConfig{SizeBytes: a.DataOffset + a.DataLen})
 	r.osds[num] = o
 	o.boot(a)
+}
+
+// areas is where things are on the disk of an OSD.
+func (r *rig) areas(num meta.OSDNum) store.Areas {
+	const data = 4096 + 8<<20 + 64*4096
+	return store.Areas{BufferOffset: 4096, BufferLen: 8 << 20, MetaOffset: 4096 + 8<<20, MetaLen: 64 * 4096,
+		DataOffset: data, DataLen: cmp.Or(r.blocks[num], 96) * testBlock}
 }
 
 func (o *osd) boot(a store.Areas) {
@@ -489,8 +497,7 @@ func (r *rig) crash(num meta.OSDNum) {
 func (r *rig) restart(num meta.OSDNum) {
 	o := r.osds[num]
 	o.node.Restart()
-	o.boot(store.Areas{BufferOffset: 4096, BufferLen: 8 << 20, MetaOffset: 4096 + 8<<20, MetaLen: 64 * 4096,
-		DataOffset: 4096 + 8<<20 + 64*4096, DataLen: 96 * testBlock})
+	o.boot(r.areas(num))
 	r.w.RunFor(time.Second)
 	r.connectAll()
 }
