@@ -40,7 +40,7 @@ type flushPart struct {
 
 // startFlush handles Flush.
 func (p *pg) startFlush(seq uint64) {
-	invariant.Must(p.flush == nil && p.active, "pgs: a flush of a PG that is being flushed or does not run")
+	invariant.Must(p.flush == nil && p.service == serving, "pgs: a flush of a PG that is being flushed or does not run")
 	m := p.m
 	f := &flush{p: p, seq: seq}
 	p.flush = f
@@ -160,11 +160,11 @@ func (f *flush) answer() {
 		ev.More = p.objects.FlushDone()
 	}
 	p.flush = nil
-	if !ev.More || p.stopping {
+	if !ev.More || p.service != serving {
 		p.endFlushing()
 	}
 	p.m.step(p, ev)
-	if ev.OK && p.active {
+	if ev.OK && p.service == serving {
 		p.m.Ops.Flushed(p.id)
 	}
 }

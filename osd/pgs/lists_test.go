@@ -349,6 +349,34 @@ func TestBadFlush(t *testing.T) {
 	}
 }
 
+// TestStopAfterBadFlush: a PG is told to stop while it waits, with its
+// operations ended, for a flush that fails.
+func TestStopAfterBadFlush(t *testing.T) {
+	c := newCluster(t, 51, 3)
+	c.begin()
+	for osd := range uint64(3) {
+		c.osds[osd].write(id(1, 1, 0).WithRole(meta.Role(osd)), 3, false)
+	}
+	refused := false
+	c.osd(2).hostile = func(r *msgr.Request) bool {
+		if r.Op() != wire.OpSecStabilize {
+			return false
+		}
+		refused = true
+		r.Fail(wire.EIO)
+		return true
+	}
+	c.pool(1, ecPool(3, 1, ""))
+	c.place(1, osdSet{1, 2, 3})
+	c.until("a flush fails", time.Second, func() bool { return refused })
+	c.w.RunFor(20 * time.Millisecond)
+	if p := c.osd(1).m.order[0]; p.service != stopped || p.flush == nil {
+		t.Fatalf("operations are in state %d", p.service)
+	}
+	c.targets(1, []schema.PGTarget{{Num: 1, OSDSet: osdSet{1, 2, 3}, Primary: 1, Pause: true}})
+	c.until("the PG is offline", time.Second, func() bool { return c.state(meta.PG{Pool: 1, Num: 1}).State == 0 })
+}
+
 // TestUncertainLease: nothing is listed and flushed while the lease may be over.
 func TestUncertainLease(t *testing.T) {
 	c := newCluster(t, 50, 3)

@@ -26,8 +26,7 @@ type pg struct {
 	report wish
 
 	// Operations. Ops knows the PG from Activate to Reset.
-	active   bool
-	stopping bool // Stop was not answered yet
+	service  service
 	stopSeq  uint64
 	objects  *peering.Objects // Ops has them too
 	flushing bool             // Heal was told
@@ -44,6 +43,16 @@ type pg struct {
 	lockTimer retryTimer
 	peerTimer retryTimer
 }
+
+// service is what Ops does with the PG.
+type service uint8
+
+const (
+	unknown  service = iota // it does not know it
+	serving                 // since Activate
+	stopping                // since Stop, until it answers
+	stopped                 // until Reset
+)
 
 // retryTimer gives a peering.Timer.
 type retryTimer struct {
@@ -186,10 +195,10 @@ func (p *pg) startTimer(a peering.StartTimer) {
 
 // activate admits operations.
 func (p *pg) activate(epoch uint64) {
-	invariant.Must(!p.active && p.round != nil && p.round.objects != nil, "pgs: a PG becomes active without a calculation")
+	invariant.Must(p.service == unknown && p.round != nil && p.round.objects != nil, "pgs: a PG becomes active without a calculation")
 	p.objects, p.round.objects = p.round.objects, nil
 	p.m.endRound(p)
-	p.active, p.hasFlags, p.wantEpoch = true, false, 0
+	p.service, p.hasFlags, p.wantEpoch = serving, false, 0
 	p.m.Ops.Activate(primary.Activation{PG: p.id, Epoch: epoch, Objects: p.objects,
 		CurPeers: slices.Clone(p.machine.CurPeers()), DeadPeers: slices.Clone(p.machine.DeadPeers())})
 	p.m.env.Exec.Defer(&p.m.sweepTask)
@@ -200,30 +209,30 @@ func (p *pg) activate(epoch uint64) {
 func (p *pg) stopOps(seq uint64) {
 	p.stopSeq, p.hasFlags, p.wantEpoch = seq, false, 0
 	p.endFlushing()
-	switch {
-	case p.stopping:
-	case !p.active:
+	switch p.service {
+	case unknown, stopped:
 		p.m.step(p, peering.OpsDrained{Seq: seq})
-	default:
-		p.stopping = true
+	case serving:
+		p.service = stopping
 		if p.m.Heal != nil {
 			p.m.Heal.Stopped(p.id)
 		}
-		p.m.Ops.Stop(p.id, p.stopped)
+		p.m.Ops.Stop(p.id, p.drained)
 	}
 }
 
-func (p *pg) stopped() {
-	p.stopping = false
+// drained is the answer of Ops.
+func (p *pg) drained() {
+	p.service = stopped
 	p.m.step(p, peering.OpsDrained{Seq: p.stopSeq})
 }
 
 // reset forgets the objects, those in use and those being calculated.
 func (p *pg) reset() {
 	p.m.endRound(p)
-	if p.active {
-		invariant.Must(!p.stopping && p.flush == nil, "pgs: a PG is reset while operations run")
-		p.active, p.objects = false, nil
+	if p.service != unknown {
+		invariant.Must(p.service == stopped && p.flush == nil, "pgs: a PG is reset while operations run")
+		p.service, p.objects = unknown, nil
 		p.m.Ops.Reset(p.id)
 	}
 }
