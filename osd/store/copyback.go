@@ -77,15 +77,19 @@ func (l *loader) copyBack(then func()) {
 	k.next()
 }
 
-func (k *copier) submit(kind env.DiskOpKind, d *device, at int64, buf []byte, done func()) {
-	k.op.Kind, k.op.Offset, k.op.Buf = kind, at, buf
+// read reads, or goes on with failed: what cannot be read proves nothing, and
+// the objects around it must not be lost with it.
+func (k *copier) read(d *device, at int64, buf []byte, done, failed func()) {
+	k.op.Kind, k.op.Offset, k.op.Buf = env.DiskRead, at, buf
 	k.op.Done = func(op *env.DiskOp) {
-		if op.Err != nil {
-			k.l.fail(fmt.Errorf("%s: repairing a lost copy at %d: %w", d.disk.Info().Path, op.Offset, op.Err))
-			k.l.finish()
+		if op.Err == nil {
+			done()
 			return
 		}
-		done()
+		if log := k.l.s.env.Log; log != nil {
+			log.Warn("cannot check whether a compaction has lost data", "device", d.disk.Info().Path, "offset", op.Offset, "err", op.Err)
+		}
+		failed()
 	}
 	d.disk.Submit(&k.op)
 }
@@ -102,10 +106,10 @@ func (k *copier) next() {
 	}
 	c := &k.l.copies[k.i]
 	k.i++
-	k.submit(env.DiskRead, s.dataDev, s.blockOffset(uint32(c.base.Block())), k.block, func() {
+	k.read(s.dataDev, s.blockOffset(uint32(c.base.Block())), k.block, func() {
 		k.judge(c)
 		k.compare(c, 0)
-	})
+	}, k.next)
 }
 
 // judge notes which granules are certainly right.
@@ -133,13 +137,16 @@ func (k *copier) compare(c *lostCopy, n int) {
 		offset, length := e.Range()
 		if s.buffer.free(int(e.Location()/g), int(uint64(length)/g)) {
 			data := k.data[:length]
-			k.submit(env.DiskRead, s.bufferDev, s.cfg.Areas.BufferOffset+int64(e.Location()), data, func() {
+			older := func() {
+				k.covered.SetBytes(offset, length, uint32(g))
+				k.compare(c, n+1)
+			}
+			k.read(s.bufferDev, s.cfg.Areas.BufferOffset+int64(e.Location()), data, func() {
 				if s.geo.VerifyWrite(e, data) {
 					k.merge(offset, data)
 				}
-				k.covered.SetBytes(offset, length, uint32(g))
-				k.compare(c, n+1)
-			})
+				older()
+			}, older)
 			return
 		}
 		k.covered.SetBytes(offset, length, uint32(g))
@@ -187,5 +194,14 @@ func (k *copier) write(c *lostCopy) {
 	i, g := k.lost[0], int(s.geo.GranuleBytes)
 	k.lost = k.lost[1:]
 	k.copied++
-	k.submit(env.DiskWrite, s.dataDev, s.blockOffset(uint32(c.base.Block()))+int64(i*g), k.block[i*g:(i+1)*g], func() { k.write(c) })
+	k.op.Kind, k.op.Offset, k.op.Buf = env.DiskWrite, s.blockOffset(uint32(c.base.Block()))+int64(i*g), k.block[i*g:(i+1)*g]
+	k.op.Done = func(op *env.DiskOp) {
+		if op.Err != nil {
+			k.l.fail(fmt.Errorf("%s: repairing a lost copy at %d: %w", s.dataDev.disk.Info().Path, op.Offset, op.Err))
+			k.l.finish()
+			return
+		}
+		k.write(c)
+	}
+	s.dataDev.disk.Submit(&k.op)
 }

@@ -2,8 +2,10 @@ package store
 
 import (
 	"errors"
+	"syscall"
 	"testing"
 
+	"vitastor/internal/meta"
 	"vitastor/internal/sim"
 	"vitastor/osd/store/layout"
 	"vitastor/osd/store/layout/vectortest"
@@ -147,5 +149,34 @@ func TestLostCompactionCopy(t *testing.T) {
 		r.mustOpen()
 		r.check()
 		r.expect(a, newest, 3, 12, [3]int{0, 32, 10}, [3]int{1, 2, 11}, [3]int{2, 2, 12})
+	}
+}
+
+// An unreadable sector under such data, or where it should come from, keeps no
+// store from starting: the rest of the disk is fine.
+func TestLostCompactionCopyUnreadable(t *testing.T) {
+	for _, buffer := range []bool{false, true} {
+		r := newRig(t, cachedDisk, csum(4096))
+		a, b := oid(1), oid(2)
+		for _, id := range []meta.ObjectID{a, b} {
+			r.want(stableOp(id, 1, 0, 131072, 10), 0)
+			r.want(stableOp(id, 2, 4096, 8192, 11), 0)
+		}
+		r.want(&Op{Kind: OpCompact}, 0)
+		r.sync()
+		r.edit(func(m *sim.Image) {
+			if buffer {
+				m.MakeUnreadable(r.cfg.Areas.BufferOffset, r.cfg.Areas.BufferLen)
+			} else {
+				m.MakeUnreadable(r.cfg.Areas.DataOffset, 512)
+			}
+		})
+		r.mustOpen()
+		r.check()
+		r.expect(b, newest, 2, 11, [3]int{0, 1, 10}, [3]int{1, 2, 11}, [3]int{3, 29, 10})
+		_, _, _, err := r.read(a, newest)
+		if want := map[bool]syscall.Errno{false: syscall.EIO, true: 0}[buffer]; err != want {
+			t.Errorf("buffer %v: the object reads with %v, want %v", buffer, err, want)
+		}
 	}
 }
