@@ -88,6 +88,7 @@ type OSD struct {
 	retry       env.Timer
 	patience    env.Timer // of Shutdown
 	ending      bool      // Shutdown or fatal was called
+	failed      bool      // fatal was called: nothing is served any more
 	over        bool      // Exit was called
 }
 
@@ -107,10 +108,10 @@ func Start(e *env.Env, o Options) *OSD {
 // fatal ends the OSD at once: nothing is served any more, the lease is given
 // back so that others take over, and that is the end.
 func (d *OSD) fatal(err error) {
-	if d.over || d.ending && d.stage == "failed" {
+	if d.over || d.failed {
 		return
 	}
-	d.ending, d.stage = true, "failed"
+	d.ending, d.failed, d.stage = true, true, "failed"
 	d.env.Log.Error("the OSD has to stop", "err", err)
 	d.silence()
 	if d.register == nil {
@@ -165,7 +166,7 @@ func (d *OSD) Shutdown() {
 	d.heal.Stop()
 	once := false
 	offline := func() {
-		if !once && d.stage == "stopping" {
+		if !once && !d.failed {
 			once = true
 			d.leave()
 		}

@@ -84,7 +84,7 @@ func (d *OSD) statsOptions() stats.Options {
 
 // changed is told every change of the cluster's state.
 func (d *OSD) changed(ch *clusterview.Changes) {
-	if d.over || d.stage == "failed" {
+	if d.over || d.failed {
 		return
 	}
 	for _, osd := range ch.OSDs {
@@ -151,7 +151,7 @@ type handler OSD
 
 // Serve implements msgr.Handler.
 func (h *handler) Serve(r *msgr.Request) {
-	if h.over || h.stage == "failed" {
+	if h.over || h.failed {
 		r.Fail(wire.EPIPE)
 		return
 	}

@@ -304,7 +304,7 @@ func (d *OSD) listen(addrs []netip.Addr) (port uint16, err error) {
 
 // exists: another process has our number.
 func (d *OSD) exists(other schema.OSDState) {
-	d.ending, d.stage = true, "failed"
+	d.ending, d.failed, d.stage = true, true, "failed"
 	err := fmt.Errorf("OSD %d is running already: on host %s, addresses %v, port %d. If that is another disk, one of them needs another number "+
 		"(vitastor-disk prepare takes a free one)", d.num, other.Host, other.Addresses, other.Port)
 	d.env.Log.Error(err.Error())
