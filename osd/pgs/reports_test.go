@@ -254,3 +254,45 @@ func TestBadHistory(t *testing.T) {
 	c.delete(c.keys.PGHistory(second))
 	c.are(1, active, time.Second)
 }
+
+// TestBadAddress: an OSD that announces nonsense is complained about once, and
+// reached by what makes sense.
+func TestBadAddress(t *testing.T) {
+	c := newCluster(t, 27, 1)
+	c.begin()
+	m := c.osd(1).m
+	for _, state := range []string{
+		`{"state":"up","port":1,"addresses":["here","10.0.0.9","10.0.0.9","::1"]}`,
+		`{"state":"up","port":2,"addresses":["here","10.0.0.9"]}`,
+		`{"state":"up","port":2,"addresses":["10.0.0.9"]}`,
+	} {
+		c.put(c.keys.OSDState(9), state)
+		c.w.RunFor(10 * time.Millisecond)
+	}
+	if n := c.count("announces an address that cannot be used"); n != 1 {
+		t.Errorf("%d complaints", n)
+	}
+	got := m.addresses(&peer{}, &schema.OSDState{Port: 5, Addresses: []string{"10.0.0.9", "x", "10.0.0.9", "::1"}})
+	if fmt.Sprint(got) != "[10.0.0.9:5 [::1]:5]" {
+		t.Errorf("addresses %v", got)
+	}
+	if v := (peerView{m}); !v.HasKey(9) || v.HasKey(8) || v.Connected(9) || v.CanLock(9) {
+		t.Error("what is known of OSD 9 is wrong")
+	}
+}
+
+// TestNoPrimary: with run_primary off no PG is taken, and secondaries work.
+func TestNoPrimary(t *testing.T) {
+	c := newCluster(t, 28, 2)
+	c.osd(2).mod = func(pc *Config) { pc.RunPrimary = false }
+	c.pool(1, replicated(2, 1, ""))
+	c.place(1, osdSet{1, 2}, osdSet{2, 1})
+	c.begin()
+	c.w.RunFor(time.Second)
+	if a, b := c.state(meta.PG{Pool: 1, Num: 1}).State, c.state(meta.PG{Pool: 1, Num: 2}).State; a != active || b != 0 {
+		t.Errorf("PGs are %v and %v", a, b)
+	}
+	if n := c.count("run_primary off"); n != 1 {
+		t.Errorf("%d complaints", n)
+	}
+}
