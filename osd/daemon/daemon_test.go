@@ -480,3 +480,20 @@ func TestReadOnly(t *testing.T) {
 		t.Errorf("ended %v %v, %d writes before, %d after", m.ended, m.err, before.Writes, after.Writes)
 	}
 }
+
+// A value in etcd that cannot be read is waited for, at the start; later it is
+// ignored.
+func TestWrongGlobal(t *testing.T) {
+	c := newCluster(t, 1)
+	c.put(c.keys.Global(), `{"log_level":`)
+	c.startAll()
+	m := c.osds[0]
+	c.wait("it says so", func() bool { return c.logged("a value in etcd is wrong, waiting for its correction") }, 5*time.Second)
+	c.put(c.keys.Global(), `{"recovery_queue_depth":3}`)
+	c.wait("it runs", func() bool { return m.osd.MayServe() }, 10*time.Second)
+	c.put(c.keys.Global(), `[]`)
+	c.w.RunFor(10 * time.Second)
+	if m.ended || !m.osd.MayServe() || m.osd.config.Recovery.QueueDepth != 3 {
+		t.Errorf("%v %v", m.err, m.osd.Status())
+	}
+}

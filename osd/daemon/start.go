@@ -98,8 +98,7 @@ func (d *OSD) readConfig(local *config.Config) {
 			case d.ending:
 			case err != nil:
 				attempt++
-				d.env.Log.Warn("cannot read the configuration from etcd, trying again: does it run there?",
-					"etcd_address", local.Common.EtcdAddress, "key", d.keys.Global(), "err", err)
+				d.sayUnreadable(local, err)
 				pause := local.Network.EtcdSlowTimeout
 				if attempt <= retryTimes {
 					pause = min(pause, firstRetry)
@@ -112,6 +111,17 @@ func (d *OSD) readConfig(local *config.Config) {
 	}
 	d.retry.Fire = try
 	try()
+}
+
+// sayUnreadable tells why the configuration cannot be read.
+func (d *OSD) sayUnreadable(local *config.Config, err error) {
+	var value *schema.FieldError
+	if errors.As(err, &value) {
+		d.env.Log.Warn("a value in etcd is wrong, waiting for its correction", "err", err)
+		return
+	}
+	d.env.Log.Warn("cannot read the configuration from etcd, trying again: does it run there?",
+		"etcd_address", local.Common.EtcdAddress, "key", d.keys.Global(), "err", err)
 }
 
 // configured goes on with the whole configuration.

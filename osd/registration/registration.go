@@ -14,7 +14,9 @@
 // monotonic clock, from the moment at which the last answered keepalive was
 // sent. This assumes that clocks run at the same rate as etcd's, with 3 % for
 // differences, and that etcd never ends a lease early (it does not: a new
-// leader lets all leases live for their full time again).
+// leader lets all leases live for their full time again). The clock has to count
+// the time in which the process is frozen; that of a virtual machine which is
+// paused as a whole does not.
 //
 // A process is never ended by silence of etcd, only by its word that the lease
 // is gone: while etcd is down nobody else can take over, and all OSDs go on

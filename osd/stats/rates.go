@@ -12,12 +12,6 @@ type Total struct {
 	Count, Bytes, Nanos uint64
 }
 
-func (t *Total) add(u Total) {
-	t.Count += u.Count
-	t.Bytes += u.Bytes
-	t.Nanos += u.Nanos
-}
-
 // since is what has happened after u.
 func (t Total) since(u Total) Total {
 	return Total{t.Count - u.Count, t.Bytes - u.Bytes, t.Nanos - u.Nanos}

@@ -69,7 +69,7 @@ func (p *program) serve(c *command, signals <-chan os.Signal) error {
 			err, local.Common.ConfigPath)
 	}
 	if local.Memlock {
-		if err := syscall.Mlockall(lockCurrent | lockFuture); err != nil {
+		if err := syscall.Mlockall(lockCurrent | lockFuture | lockOnFault); err != nil {
 			return fmt.Errorf("osd_memlock: %w: raise the limit of locked memory (ulimit -l, LimitMEMLOCK)", err)
 		}
 	}
@@ -189,4 +189,5 @@ func (p *program) supervise(signals <-chan os.Signal, ended <-chan struct{}) {
 const (
 	lockCurrent = 1
 	lockFuture  = 2
+	lockOnFault = 4 // buffers that were never used cost nothing
 )
