@@ -65,6 +65,7 @@ type clusterConfig struct {
 	objects int // blocks of each disk
 	options func(o *Options)
 	disk    sim.DiskConfig
+	net     sim.NetConfig
 }
 
 var (
@@ -79,7 +80,7 @@ var onlyPG = meta.PG{Pool: 1, Num: 1}
 
 func newCluster(t testing.TB, seed uint64, cc clusterConfig) *cluster {
 	t.Helper()
-	c := &cluster{t: t, w: sim.NewWorld(seed, sim.Options{}), pool: cc.pool, epoch: 1}
+	c := &cluster{t: t, w: sim.NewWorld(seed, sim.Options{Net: cc.net}), pool: cc.pool, epoch: 1}
 	c.pool.GranularityBytes, c.pool.PGCount, c.pool.Commit = 4096, 1, meta.CommitAll
 	c.pool.PGStripeBytes = c.pool.ObjectBytes()
 	c.pool.PGMinSize = c.pool.DataChunks()
