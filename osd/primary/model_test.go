@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	modelSeeds = flag.Int("primary.seeds", 6, "number of random histories per kind of pool")
+	modelSeeds = flag.Int("primary.seeds", 3, "number of random histories per kind of pool")
 	modelSeed  = flag.Uint64("primary.seed", 0, "run only this random history")
 )
 

@@ -168,6 +168,7 @@ func (p *pg) halt() {
 	p.active = false
 	s := p.s
 	s.sync.dropClients(p, fmt.Errorf("PG %v stops: unsynced writes may be lost", p.id))
+	s.sync.forget(p)
 	for o := p.head; o != nil; o = o.pgNext {
 		if !o.phase.waits() {
 			continue
@@ -189,7 +190,6 @@ func (s *Server) Reset(id meta.PG) {
 	}
 	p.halt()
 	delete(s.pgs, id)
-	s.sync.forget(p)
 	p.objects.Free()
 	p.objects = nil
 	p.unstable.clear()
