@@ -90,6 +90,45 @@ func TestFailoverWhileHeld(t *testing.T) {
 	r.until("16 PGs", 5*time.Second, func() bool { return r.placed(1, 16, 2) })
 }
 
+// PGs that do not stop, for a change of pg_count or because their pool is
+// deleted, do not keep other pools from being placed.
+func TestStuckPG(t *testing.T) {
+	r := ready(t, 1, 6, replicated(2, 8), replicated(2, 8), replicated(2, 8))
+	hash := r.config().Hash
+	for _, o := range r.osds {
+		o.stuck = true
+	}
+	r.pool(1, replicated(2, 16))
+	r.pool(2, "")
+	r.until("PGs are paused", 3*time.Second, func() bool { return r.config().Pool(1).PGs[0].Pause && r.config().Pool(2).PGs[0].Pause })
+	r.put(keys.OSDConfig(6), `{"reweight":0}`)
+	r.RunFor(10 * time.Second)
+	c := r.config()
+	for i := range c.Pool(3).PGs {
+		if slices.Contains(c.Pool(3).PGs[i].OSDSet, 6) {
+			t.Fatalf("pool 3 waits for the others: %s", r.get(keys.PGConfig()))
+		}
+	}
+	for _, id := range []meta.PoolID{1, 2} {
+		if c.Pool(id).Count() != 8 || !c.Pool(id).PGs[0].Pause || !c.Pool(id).PGs[7].Pause {
+			t.Errorf("pool %d has not waited: %s", id, r.get(keys.PGConfig()))
+		}
+	}
+	if c.Hash != hash {
+		t.Error("the hash says that everything is placed")
+	}
+	before := string(r.get(keys.PGConfig()))
+	r.RunFor(10 * time.Second)
+	if string(r.get(keys.PGConfig())) != before {
+		t.Errorf("pg/config does not come to rest")
+	}
+	for _, o := range r.osds {
+		o.stuck = false
+		o.node.Do(func(*env.Env) { o.reconcile() })
+	}
+	r.until("all is well", 5*time.Second, func() bool { return r.good() && r.config().Hash != hash && r.config().Pool(2) == nil && !r.uses(6) })
+}
+
 // A state that cannot be read is one of a PG that runs.
 func TestUnreadableState(t *testing.T) {
 	r := ready(t, 1, 4, replicated(2, 4))

@@ -195,3 +195,10 @@ func (o *fakeOSD) wanted(pool *schema.Pool, t *schema.PGTarget) schema.PGState {
 	}
 	return s
 }
+
+func (o *fakeOSD) unstick() {
+	o.stuck = false
+	if o.view != nil && o.node.Running() && o.node.Env() == o.e {
+		o.node.Do(func(*env.Env) { o.reconcile() })
+	}
+}

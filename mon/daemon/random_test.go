@@ -114,7 +114,7 @@ func (a *admin) pool() string {
 
 func (a *admin) act() {
 	osd := meta.OSDNum(1 + a.rng.IntN(len(a.r.osds)))
-	switch a.rng.IntN(12) {
+	switch a.rng.IntN(13) {
 	case 0, 1, 2, 3:
 		a.r.pool(1+a.rng.IntN(3), a.pool())
 	case 4:
@@ -127,6 +127,10 @@ func (a *admin) act() {
 		a.r.put(keys.NodePlacement(), fmt.Sprintf(`{"%d":{"parent":"h%d"}}`, osd, 1+a.rng.IntN(4)))
 	case 9:
 		a.r.put(keys.Global(), fmt.Sprintf(`{"mon_change_timeout":%d,"osd_out_time":%d}`, 100+a.rng.IntN(2000), 5+a.rng.IntN(20)))
+	case 10:
+		o := a.r.osds[osd]
+		o.stuck = true
+		a.r.After(time.Duration(a.rng.IntN(5000))*time.Millisecond, o.unstick)
 	default:
 		a.breakSomething(osd)
 	}
@@ -236,8 +240,9 @@ func (r *rig) heal(a *admin) {
 			n.Restart()
 		}
 	}
-	for num := range r.osds {
+	for num, o := range r.osds {
 		r.put(keys.OSDConfig(num), `{}`)
+		o.unstick()
 	}
 	for id := 1; id <= 3; id++ {
 		r.pool(id, replicated(2, 1+a.rng.IntN(6)))

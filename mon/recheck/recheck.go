@@ -203,7 +203,7 @@ func (r *Rechecker) assess() {
 	r.showFrozen(p)
 	r.primaries = true
 	if p.idle {
-		r.plan = nil
+		r.plan, r.writes.waiting = nil, 0
 		clear(r.results)
 		r.pump()
 		return

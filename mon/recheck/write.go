@@ -1,7 +1,9 @@
 package recheck
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
 	"strconv"
 	"time"
 
@@ -21,10 +23,12 @@ type writes struct {
 	await   int64 // revision of the last write; the next one waits for it
 	at      env.Instant
 	backoff time.Duration
-	retry   env.Timer // runs after a failure
-	spaced  env.Timer // runs before a write that is not urgent
-	poll    env.Timer // runs after PGs did not stop yet
-	tried   int64     // revision at which they did not
+	retry   env.Timer   // runs after a failure
+	spaced  env.Timer   // runs before a write that is not urgent
+	poll    env.Timer   // runs after PGs did not stop yet
+	tried   int64       // revision at which they did not
+	waiting env.Instant // since when; 0 = not
+	alone   bool        // nothing else can be done meanwhile
 }
 
 func poolName(id meta.PoolID) string { return strconv.Itoa(int(id)) }
@@ -114,7 +118,7 @@ var errUnpaused = errors.New("still runs with its old PGs")
 
 // apply carries out the plan, or the next step of it.
 func (r *Rechecker) apply() {
-	p, w := r.plan, &r.writes
+	p := r.plan
 	d := r.decision()
 	d.Hash, d.Placed = p.hash, p.placed(r.state)
 	out, err := pggen.Apply(r.state.decide(r.Lease, p.frozen), d)
@@ -123,22 +127,80 @@ func (r *Rechecker) apply() {
 	case err != nil:
 		r.plan = nil // until something changes
 	case out.Kind == pggen.Waiting:
-		if w.tried == 0 {
-			r.log.Info("waiting for PGs to stop", "pgs", len(out.Running), "first", out.Running[0])
-		}
-		w.tried = r.state.revision
-		r.Env.Clock.Arm(&w.poll, r.Options.Retry)
+		r.wait(out, d)
 	case out.Kind == pggen.Pausing:
+		r.writes.waiting = 0
 		r.send(&out.Txn, r.Options.Apply, "pause", func() {}, func() {})
 	default:
 		r.send(&out.Txn, r.Options.Apply, "placement", func() { r.applied(p) }, func() {})
 	}
 }
 
-// pollWaiting tries again when something has changed.
+// wait is for PGs that must stop before their number changes or their pool is
+// deleted. If that takes long, other pools do not wait for them.
+func (r *Rechecker) wait(out *pggen.Outcome, d *pggen.Decision) {
+	w := &r.writes
+	now := r.Env.Clock.Now()
+	if w.waiting == 0 {
+		w.waiting = now
+		r.log.Info("waiting for PGs to stop", "pgs", len(out.Running), "first", out.Running[0])
+	}
+	w.tried = r.state.revision
+	long := now.Sub(w.waiting) >= r.Options.Change
+	if long && r.applyOthers(d) {
+		return
+	}
+	w.alone = long
+	r.Env.Clock.Arm(&w.poll, r.Options.Retry)
+}
+
+// applyOthers writes the distributions of pools that need not stop. The hash
+// stays: not everything is as it says then.
+func (r *Rechecker) applyOthers(d *pggen.Decision) bool {
+	p := r.plan
+	g := r.state.decide(r.Lease, p.frozen)
+	g.Pools.Config = g.Pools.Config.Clone()
+	others := maps.Clone(d.Placed)
+	for i := range g.Config.Pools {
+		pgs := &g.Config.Pools[i]
+		pool := g.Pools.Valid[pgs.Pool]
+		if r.state.configured(pgs.Pool) && (pool == nil || pgs.MaxNum() == meta.PGNum(pool.PGCount)) {
+			continue
+		}
+		// To pggen it is a pool that is there, and not valid.
+		delete(others, pgs.Pool)
+		delete(g.Pools.Valid, pgs.Pool)
+		g.Pools.Config.Set(poolName(pgs.Pool), json.RawMessage("{}"))
+	}
+	if len(others) == 0 || g.Config.Hash == "" {
+		return false
+	}
+	out, err := pggen.Apply(g, &pggen.Decision{Hash: g.Config.Hash, Placed: others, Primaries: d.Primaries, Full: d.Full})
+	if err != nil || out.Kind != pggen.Writing {
+		r.complain("other pools", err)
+		return false
+	}
+	r.send(&out.Txn, r.Options.Apply, "placement of other pools", func() {
+		r.log.Info("PGs of other pools are placed meanwhile", "pools", len(others))
+		for id := range others {
+			if fingerprint, ok := p.fingerprints[id]; ok {
+				r.known[id] = fingerprint
+			}
+			delete(r.results, id)
+		}
+		r.plan = nil
+		r.trigger()
+	}, func() {})
+	return true
+}
+
+// pollWaiting tries again when something has changed, or it was long enough.
 func (r *Rechecker) pollWaiting() {
-	if r.state.revision != r.writes.tried {
+	w := &r.writes
+	if r.state.revision != w.tried || !w.alone && r.Env.Clock.Now().Sub(w.waiting) >= r.Options.Change {
 		r.pump()
+	} else if !w.alone {
+		r.Env.Clock.Arm(&w.poll, r.Options.Retry)
 	}
 }
 
@@ -152,7 +214,7 @@ func (r *Rechecker) applied(p *plan) {
 			delete(r.known, id)
 		}
 	}
-	r.plan, r.writes.tried = nil, 0
+	r.plan, r.writes.waiting = nil, 0
 	clear(r.results)
 	r.log.Info("PGs are placed", "pools", len(p.done), "hash", p.hash)
 	if r.stale {
