@@ -43,6 +43,7 @@ type Config struct {
 const (
 	defaultClient = "127.0.0.1:2379"
 	startTimeout  = time.Minute
+	watchPatience = 500 * time.Millisecond
 	// The only member of its cluster needs an address for its peers, too.
 	// It is chosen anew at each start.
 	peerHost  = "127.0.0.1"
@@ -162,11 +163,17 @@ func (s *Server) Failed() <-chan error { return s.etcd.Err() }
 //
 // The server proper ends first. Otherwise it would wait up to 7 seconds for
 // watches to end, accept nobody who wants to refresh a lease, let the leases
-// expire, and tell so: a restart would end every OSD.
+// expire, and tell so: a restart would end every OSD. Once it has ended and its
+// addresses are free, the watches are not waited for.
 func (s *Server) Stop() {
 	s.stop.Do(func() {
 		s.etcd.Server.HardStop()
-		s.etcd.Close()
+		closed := make(chan struct{})
+		go func() { s.etcd.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-time.After(watchPatience):
+		}
 		<-s.etcd.Server.StopNotify()
 	})
 }

@@ -121,7 +121,12 @@ func TestStopDoesNotExpireLeases(t *testing.T) {
 	}()
 	time.Sleep(100 * time.Millisecond) // the watch is there
 	http.DefaultClient.CloseIdleConnections()
+	began := time.Now()
 	s.Stop()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+	c.Client = strings.TrimPrefix(s.Endpoint(), "http://") // is free again
 	if s, err = Start(c); err != nil {
 		t.Fatal(err)
 	}
