@@ -67,6 +67,8 @@ type Registration struct {
 	seen  int64           // revision at which it had
 	watch env.Watch
 	done  func()
+
+	failing bool // the last refresh had no answer
 }
 
 // New makes a registration; nothing happens before Start.
@@ -205,9 +207,10 @@ func (r *Registration) keepAlive() {
 	// short enough to notice a dead etcd member before the lease ends.
 	timeout := r.c.TTL * 3 / 8
 	r.env.KV.KeepAlive(id, timeout, func(ttl int64, err error) {
-		if err != nil {
+		if err != nil && !r.failing { // once is enough: Freeze follows if it stays so
 			r.env.Log.Warn("cannot refresh the lease, trying again", "osd", r.c.OSD, "err", err)
 		}
+		r.failing = err != nil
 		r.do(r.core.Refreshed(sent, id, time.Duration(ttl)*time.Second, err))
 	})
 }
