@@ -11,7 +11,7 @@ DURATION ?= 30m
 SEED ?= random
 CRASH_POINTS ?= 100000
 
-.PHONY: help build test test-integrations race fuzz soak bench lint demo docs deps clean
+.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs deps clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -26,7 +26,8 @@ build: ## compile everything; programs go to bin/
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: deps ## heavier suites: 100 000 crash points, race detector
+test-integrations: deps ## heavier suites: 100 000 crash points, all scenarios on real processes, race detector
+	VITASTOR_E2E=full $(GO) test -count=1 -v -timeout 20m ./internal/e2e
 	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
 	$(GO) test -race -p 1 -timeout 20m ./internal/...
 
@@ -42,14 +43,23 @@ soak: ## hours of random histories with crashes: make soak SEED=... DURATION=30m
 bench: ## the table of figures, paired with C and raw I/O in the same run
 	$(GO) run ./internal/bench
 
-demo: build ## a disk, a writer that is killed again and again, and nothing lost
+demo: build ## a cluster on this machine (etcd, monitor, 3 OSDs), an image written and read, an OSD killed
+	@$(GO) run ./internal/e2e/demo
+
+demo-up: build ## the same, left running; prints what to try
+	@$(GO) run ./internal/e2e/demo -up
+
+demo-down: ## stop what demo-up has left running
+	@$(GO) run ./internal/e2e/demo -down
+
+demo-store: build ## a disk, a writer that is killed again and again, and nothing lost
 	@mkdir -p tmp/demo
 	@test -f tmp/demo/osd1.img || { truncate -s 1G tmp/demo/osd1.img && \
 		bin/vitastor-disk prepare --osd_num 1 --data_device tmp/demo/osd1.img --meta_reserve 2x,16M \
 		--data_csum_type crc32c --disable_data_fsync 1; }
 	@$(GO) run ./internal/e2e/storekill -file tmp/demo/osd1.img -rounds 5
 	@bin/vitastor-disk check tmp/demo/osd1.img
-	@echo "The disk stays in tmp/demo/osd1.img (a second make demo goes on with it). Try:"
+	@echo "The disk stays in tmp/demo/osd1.img (a second make demo-store goes on with it). Try:"
 	@echo "  bin/vitastor-disk read-sb tmp/demo/osd1.img"
 	@echo "  bin/vitastor-disk dump-meta tmp/demo/osd1.img | head"
 

@@ -270,6 +270,43 @@ func TestEtcdOutage(t *testing.T) {
 	r.verify(image)
 }
 
+// TestFrozenEtcd: a member that stands still, with the connections of everybody,
+// is left for another one before leases run out.
+func TestFrozenEtcd(t *testing.T) {
+	full(t)
+	r := newRig(t, cluster.Config{EtcdMembers: 3})
+	image := r.open(r.pool(1, schemes[0].pool, imageBytes), imageBytes)
+	for i := range 3 {
+		leader, version, err := r.c.EtcdLeader()
+		r.must(err)
+		what := fmt.Sprintf("SIGSTOP of etcd %d of 3", i+1)
+		if leader == i+1 {
+			what += ", the leader"
+		}
+		result := r.under(what, image, gentle, time.Second, func() {
+			r.must(r.c.Etcd(i + 1).Freeze())
+			time.Sleep(7 * time.Second)
+			r.must(r.c.Etcd(i + 1).Thaw())
+			time.Sleep(2 * time.Second)
+			for _, n := range r.c.OSDNumbers() {
+				if r.c.OSD(n).Running() {
+					continue
+				}
+				// etcd issue 15247: before 3.4.31 and 3.5.13 a leader that
+				// wakes up revokes all leases of which it missed the refreshes.
+				if leader != i+1 || !strings.HasPrefix(version, "3.4.2") {
+					t.Errorf("OSD %d has ended:\n%s", n, r.c.OSD(n).Log(6))
+				}
+				t.Logf("etcd %s has revoked the lease of OSD %d after SIGCONT", version, n)
+				r.must(r.c.OSD(n).Start())
+			}
+		})
+		r.atMost(result, 15*time.Second, "two members of three are enough")
+		r.must(r.c.WaitState(1, "active", 30*time.Second))
+	}
+	r.verify(image)
+}
+
 // TestTwoFailures: an EC 2+1 pool without two OSDs waits, and loses nothing.
 func TestTwoFailures(t *testing.T) {
 	full(t)

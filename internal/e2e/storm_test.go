@@ -68,6 +68,7 @@ func TestStorm(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 	}
 	wg.Wait()
+	r.restartEnded()
 	for i := range images {
 		r.must(r.c.WaitState(meta.PoolID(i+1), "active...", time.Minute))
 		r.progress(runs[i], 100)

@@ -100,6 +100,22 @@ func (c *Cluster) connect() (err error) {
 	})
 }
 
+// EtcdLeader finds the leader, from 1, and its version.
+func (c *Cluster) EtcdLeader() (member int, version string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	for i, endpoint := range c.endpoints {
+		s, err := c.client.Status(ctx, endpoint)
+		if err != nil {
+			return 0, "", err
+		}
+		if s.Header.MemberId == s.Leader {
+			return i + 1, s.Version, nil
+		}
+	}
+	return 0, "", errors.New("etcd has no leader")
+}
+
 // Get reads a key, nil = there is none.
 func (c *Cluster) Get(key string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

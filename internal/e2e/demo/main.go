@@ -152,7 +152,7 @@ func commands(c *cluster.Cluster, dir string) {
 The cluster runs, with logs in %[1]s/log. Try:
   %[2]s
   curl -s %[3]s | grep vitastor_pg_count | grep -v ' 0$'
-  etcdctl --endpoints %[4]s get --prefix /vitastor/pg/state/
+  etcdctl --endpoints %[4]s get --prefix /vitastor/pg/state/   # Debian: etcd-client
   kill -9 %[5]d      # OSD 2; clients go on
   make demo-down     # stops everything
 `, dir, strings.Join(exampleArgs(c), " "), c.MetricsURL(1), c.Endpoints()[0], c.OSD(2).PID())
