@@ -66,6 +66,9 @@ func TestLazyDelete(t *testing.T) {
 		u.write(1, 2*testBlock, a)
 		if delay < 0 {
 			u.want(wire.OK, u.beginDelete(1, 0, 0))
+			if l := r.osds[1].pri.pgs[p.id].unstable.list; len(l) != 1 || l[0].Stripe != 2*testBlock {
+				t.Errorf("to be made stable after a delete: %v", l)
+			}
 			u.sync()
 		} else {
 			s := u.begin(&wire.HeaderOnly{Op: wire.OpSync}, 0)

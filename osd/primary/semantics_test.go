@@ -7,6 +7,7 @@ import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 	"vitastor/internal/wire"
+	"vitastor/osd/store"
 )
 
 // TestCompareAndSet: writes and deletes with a condition.
@@ -203,6 +204,77 @@ func TestReadsBesideWrites(t *testing.T) {
 		r.atRest(p)
 		t.Logf("%d reads began again", r.osds[1].pri.Stats().Retries)
 	}
+}
+
+// TestReadsDoNotWait: while an EC write hangs at one OSD, reads from the others
+// return the old version at once; replicas that show the new one are not shown
+// before all have it.
+func TestReadsDoNotWait(t *testing.T) {
+	r := newRig(t, 1, meta.CommitAll, 3)
+	r.pool(1, meta.EC, 1, 1, 2, 3)
+	r.pool(2, meta.Replicated, 0, 1, 2, 3)
+	u := r.user(1)
+	size := 2 * testBlock
+	a, b := pattern(size, 1), pattern(size, 2)
+	v := u.write(1, 0, a)
+	u.write(2, 0, a[:testBlock])
+	r.osds[3].node.Pause() // parity of the EC pool
+	w, w2 := u.beginWrite(1, 0, b, 0), u.beginWrite(2, 0, b[:testBlock], 0)
+	r.w.RunFor(100 * time.Millisecond)
+	if got := u.read(1, 0, a); got != v {
+		t.Errorf("version %v", got)
+	}
+	u.read(1, 4096, a[4096:8192])
+	early := u.beginRead(2, 0, 4096)
+	r.w.RunFor(100 * time.Millisecond)
+	if w.done || w2.done || early.done {
+		t.Fatal("a write, or a read of what it wrote, is done without one OSD")
+	}
+	r.osds[3].node.Resume()
+	u.want(wire.Retval(size), w)
+	u.want(testBlock, w2)
+	u.want(4096, early)
+	u.read(1, 0, b)
+}
+
+// TestCounterOverflow: versions move to a new epoch in time, which is recorded
+// before it is used.
+func TestCounterOverflow(t *testing.T) {
+	r := newRig(t, 1, meta.CommitAll, 2)
+	p := r.pool(1, meta.Replicated, 0, 1, 2)
+	u := r.user(1)
+	a := pattern(testBlock, 1)
+	u.write(1, 0, a)
+	for num := range meta.OSDNum(2) {
+		r.direct(num+1, store.Op{Kind: store.OpWriteStable, OID: meta.ObjectID{Inode: inode(1)}, Version: meta.MakeVersion(1, 0x8000)})
+	}
+	asked := p.needed
+	if v := u.write(1, 4096, a[4096:8192]); v != meta.MakeVersion(2, 1) {
+		t.Errorf("version %v", v)
+	}
+	if p.needed != asked+1 || p.recorded < 2 {
+		t.Errorf("epoch 2 was not asked for: %d, %d", p.needed, p.recorded)
+	}
+	u.read(1, 0, a)
+}
+
+// TestClose ends everything that is under way.
+func TestClose(t *testing.T) {
+	r := newRig(t, 1, meta.CommitAll, 2)
+	r.pool(1, meta.Replicated, 0, 1, 2)
+	r.pool(2, meta.Replicated, 0, 1, 2)
+	u, o := r.user(1), r.osds[1]
+	c := []*call{u.beginWrite(1, 0, pattern(4096, 1), 0), u.beginWrite(1, 0, pattern(4096, 1), 0), u.beginRead(2, 0, 4096)}
+	r.w.RunFor(70 * time.Microsecond)
+	closed := false
+	o.node.Do(func(*env.Env) { o.pri.Close(func() { closed = true }) })
+	r.w.RunFor(time.Second)
+	u.wait(c...)
+	if !closed {
+		t.Error("not closed")
+	}
+	u.want(wire.EPIPE, u.beginWrite(1, 0, pattern(4096, 1), 0))
+	r.idle()
 }
 
 // TestStatistics: operations, subops and inodes are counted.

@@ -251,13 +251,19 @@ func (y *syncer) begin() {
 	for _, local := range [2]bool{false, true} {
 		for _, osd := range y.tookOSDs {
 			// An OSD that is gone takes its PGs along: they peer again, and
-			// their clients learn that what they wrote may be lost.
-			if (osd == s.config.OSD) == local && s.reachable(osd) {
+			// their clients learn that what they wrote may be lost. As long as
+			// one of them has not heard of it, the SYNC fails.
+			if (osd == s.config.OSD) == local && (s.reachable(osd) || y.isMember(osd)) {
 				y.sub(osd).sync()
 			}
 		}
 	}
 	y.sent()
+}
+
+// isMember tells whether the OSD is in the current set of a PG of the SYNC.
+func (y *syncer) isMember(osd meta.OSDNum) bool {
+	return slices.ContainsFunc(y.tookPGs, func(p *pg) bool { return p.active && slices.Contains(p.curSet, osd) })
 }
 
 // hold begins a step; sent ends it if nothing was to be sent.
@@ -451,7 +457,11 @@ func (y *syncer) synced() {
 				delete(cl.pgs, p)
 			}
 		}
-		return false
+		if len(cl.pgs) > 0 || cl.conn.Ready() {
+			return false
+		}
+		delete(y.byConn, cl.conn) // it was closed before its write ended
+		return true
 	})
 }
 
