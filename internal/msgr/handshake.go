@@ -168,7 +168,7 @@ func (m *Messenger) logDrop(c *Conn, reason error) {
 		return
 	}
 	write := m.env.Log.Warn
-	if c.osd == 0 && strings.HasPrefix(reason.Error(), "connection lost: EOF") {
+	if m.closed || c.osd == 0 && strings.HasPrefix(reason.Error(), "connection lost: EOF") {
 		write = m.env.Log.Info
 	}
 	text := "messenger: connection closed"

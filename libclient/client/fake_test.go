@@ -273,17 +273,26 @@ func (f *fake) putInode(i meta.Inode, name string, size uint64, parent meta.Inod
 	f.parents[i] = parent
 }
 
+// simpleLayer makes a source of parameters of names and values.
+func simpleLayer(list ...string) []option.Layer {
+	l := option.Layer{Source: option.CommandLine, Where: "the test"}
+	for i := 0; i < len(list); i += 2 {
+		l.Values.SetString(list[i], list[i+1])
+	}
+	return []option.Layer{l}
+}
+
 // start makes the client.
 func (f *fake) start(params map[string]string) *client.Client {
-	var values schema.Object
+	var list []string
 	for _, k := range slices.Sorted(maps.Keys(params)) {
-		values.SetString(k, params[k])
+		list = append(list, k, params[k])
 	}
 	var c *client.Client
 	f.client.Do(func(e *env.Env) {
 		var err error
 		c, err = client.New(e, client.Config{Facts: option.Facts{Hostname: "host2"},
-			Layers: []option.Layer{{Source: option.CommandLine, Where: "the test", Values: values}}})
+			Layers: simpleLayer(list...)})
 		if err != nil {
 			f.t.Fatal(err)
 		}

@@ -9,7 +9,6 @@ import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
-	"vitastor/internal/schema"
 	"vitastor/internal/wire"
 )
 
@@ -80,7 +79,7 @@ func (o *fakeOSD) rw(r *msgr.Request) {
 	rw.Decode(&r.Packet)
 	id := meta.ObjectID{Inode: rw.Inode, Stripe: rw.Offset / block * block}
 	p := o.pools[rw.Inode.Pool()]
-	if e := rw.Check(granule); p != nil && p.granule <= granule && e != 0 {
+	if e := rw.Check(uint32(o.granuleOf(rw.Inode))); p != nil && e != 0 {
 		o.t.Errorf("misaligned request %+v", rw)
 	}
 	if e := rw.CheckObject(block); e != 0 {
@@ -127,10 +126,11 @@ func (o *fakeOSD) read(r *msgr.Request, rw *wire.Rw, id meta.ObjectID) {
 	view := top.content
 	for parent := o.parents[rw.Inode]; rw.MetaRevision > 0 && parent != 0 && parent.Pool() == rw.Inode.Pool(); parent = o.parents[parent] {
 		below := o.object(meta.ObjectID{Inode: parent, Stripe: id.Stripe})
-		for i := range units {
+		g := o.granuleOf(parent)
+		for i := range block / g {
 			if view.bits&(1<<i) == 0 && below.bits&(1<<i) != 0 {
 				view.bits |= 1 << i
-				copy(view.data[i*granule:(i+1)*granule], below.data[i*granule:])
+				copy(view.data[i*g:(i+1)*g], below.data[i*g:])
 			}
 		}
 	}
@@ -141,14 +141,19 @@ func (o *fakeOSD) read(r *msgr.Request, rw *wire.Rw, id meta.ObjectID) {
 		src = src[n:]
 		r.ReplyParts = append(r.ReplyParts, b)
 	}
-	bits := []byte{view.bits, 0}[:o.bitmapBytes(rw.Inode.Pool())]
+	bits := []byte{view.bits}
 	r.ReplyParts = append([][]byte{bits}, r.ReplyParts...)
 	(&wire.RwReply{Op: wire.OpRead, Retval: wire.Retval(rw.Len), BitmapLen: uint32(len(bits)),
 		Version: meta.Version(top.version)}).Encode(&r.Reply)
 	r.Finish()
 }
 
-func (f *fake) bitmapBytes(meta.PoolID) int { return 1 }
+func (f *fake) granuleOf(i meta.Inode) int {
+	if g := f.pools[i.Pool()].granule; g != 0 {
+		return int(g)
+	}
+	return granule
+}
 
 func (o *fakeOSD) change(r *msgr.Request, rw *wire.Rw, id meta.ObjectID, pg meta.PG) {
 	ob := o.object(id)
@@ -183,8 +188,9 @@ func (o *fakeOSD) change(r *msgr.Request, rw *wire.Rw, id meta.ObjectID, pg meta
 	for _, b := range r.Body {
 		at += copy(ob.data[at:], b)
 	}
-	for i := range int(rw.Len) / granule {
-		ob.bits |= 1 << (int(rw.Offset-id.Stripe)/granule + i)
+	g := o.granuleOf(rw.Inode)
+	for i := range int(rw.Len) / g {
+		ob.bits |= 1 << (int(rw.Offset-id.Stripe)/g + i)
 	}
 	(&wire.RwReply{Op: wire.OpWrite, Retval: wire.Retval(rw.Len), Version: meta.Version(ob.version)}).Encode(&r.Reply)
 	r.Finish()
@@ -229,5 +235,3 @@ func (o *fakeOSD) list(r *msgr.Request) {
 	}
 	r.Finish()
 }
-
-var _ = schema.ReadPrimary

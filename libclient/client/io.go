@@ -35,6 +35,7 @@ type io struct {
 	stale   bool // a part has no result because the PGs are others now
 	version meta.Version
 
+	changed bool // rev is not the one that the chain of layers was found with
 	// The wanted part of the range, if it is read into memory of its own.
 	bounce               bool
 	bounceFrom, bounceTo uint64

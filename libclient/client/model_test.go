@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"encoding/binary"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +12,11 @@ import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 	"vitastor/libclient/client"
+)
+
+var (
+	seeds     = flag.Uint64("seeds", 4, "histories of each kind in TestModel")
+	firstSeed = flag.Uint64("seed", 0, "the first one")
 )
 
 // TestModel drives a client with random operations while its cluster misbehaves
@@ -39,7 +45,7 @@ func TestModel(t *testing.T) {
 			"client_max_buffered_ops": "6", "client_max_writeback_iodepth": "3"}},
 	} {
 		t.Run(mode.name, func(t *testing.T) {
-			for seed := range uint64(12) {
+			for seed := *firstSeed; seed < *firstSeed+*seeds; seed++ {
 				t.Run(fmt.Sprint(seed), func(t *testing.T) {
 					h := &history{t: t, fake: newFake(t, seed, 3, map[meta.PoolID]*fakePool{1: {commit: "all", pgs: 7}, 2: {commit: "none", pgs: 7}}),
 						r: rand.New(rand.NewPCG(seed, 7)), pool: mode.pool, stable: mode.name != "durable"}

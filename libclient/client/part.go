@@ -117,8 +117,10 @@ func (c *Client) send(p *part, o *osd) {
 	rw := wire.Rw{Op: x.op, Inode: x.inode, Offset: p.offset, Len: p.bytes, Version: x.cas}
 	switch x.op {
 	case wire.OpRead:
-		if x.rev > 0 && p.tried { // the inode may have changed
-			x.rev = c.revision(x.inode)
+		if x.rev > 0 && p.tried { // the inode may have changed, and its parents
+			if rev := c.revision(x.inode); rev != x.rev {
+				x.rev, x.changed = rev, true
+			}
 		}
 		rw.MetaRevision = x.rev
 		if n := x.pool.bitmapBytes; len(p.attr) != n {

@@ -5,7 +5,6 @@ type opState struct {
 	phase     opPhase
 	cancelled bool
 	next      *Op // in one opQueue
-	reader    *reader
 }
 
 type opPhase uint8

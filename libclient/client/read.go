@@ -27,6 +27,8 @@ type reader struct {
 	unit   uint64 // bytes
 	count  int    // units
 	depth  int
+	// changed: some layer has other parents now than when the chain was found.
+	changed bool
 }
 
 // chainMax bounds a chain of parents, which may be a ring by mistake.
@@ -55,7 +57,6 @@ func (c *Client) read(op *Op, p *pool) {
 	unit := c.smallestGranule(op.Inode, p)
 	r := &reader{c: c, op: op, unit: unit, count: int(op.Bytes / unit)}
 	r.filled = make(meta.Bitmap, (r.count+7)/8)
-	op.reader = r
 	r.readLayer(op.Inode)
 }
 
@@ -75,6 +76,10 @@ func (c *Client) newRead(op *Op, p *pool, rev, from, bytes uint64) *io {
 
 func readDone(x *io) {
 	op := x.user
+	if x.changed && x.err == 0 {
+		x.c.start(op) // by the new chain
+		return
+	}
 	if x.err == 0 && op.Offset/x.pool.objectBytes == (op.Offset+max(op.Bytes, 1)-1)/x.pool.objectBytes {
 		op.Version = x.version
 	}
@@ -215,6 +220,7 @@ func (r *reader) readRange(from, to int) {
 func layerDone(x *io) {
 	r := x.reader
 	r.err = worse(r.err, x.err)
+	r.changed = r.changed || x.changed
 	if x.err == 0 {
 		r.fill(x)
 		if op := r.op; x.inode == op.Inode && x.bytes == op.Bytes &&
@@ -246,6 +252,10 @@ func (r *reader) oneLess() {
 	if r.left--; r.left > 0 {
 		return
 	}
+	if r.err == 0 && r.changed {
+		r.c.start(r.op)
+		return
+	}
 	if r.err == 0 && r.next != 0 && r.filled.Count() < r.count {
 		r.readLayer(r.next)
 		return
@@ -255,7 +265,6 @@ func (r *reader) oneLess() {
 
 func (r *reader) end(err syscall.Errno) {
 	op := r.op
-	op.reader = nil
 	if g := int(r.c.granuleOf(op.Inode) / r.unit); err == 0 && op.Bitmap != nil && g > 0 {
 		bits := meta.Bitmap(op.Bitmap)
 		bits.ClearRange(0, r.count/g)
