@@ -156,6 +156,9 @@ func TestPGCount(t *testing.T) {
 	stuck.stuck = false
 	stuck.node.Do(func(*env.Env) { stuck.reconcile() })
 	r.until("pool 1 has 16 PGs", 5*time.Second, func() bool { return r.placed(1, 16, 2) && r.active(1) })
+	r.pool(1, replicated(2, 8))
+	r.until("PGs are paused once more", 3*time.Second, paused)
+	r.until("8 PGs", 45*time.Millisecond, func() bool { return r.placed(1, 8, 2) }) // nobody polls
 	r.pool(1, replicated(3, 4))
 	r.until("pool 1 has 4 wider PGs", 5*time.Second, func() bool { return r.placed(1, 4, 3) && r.active(1) })
 }

@@ -151,6 +151,9 @@ func (r *Rechecker) Apply(b *clusterview.Batch) {
 	if c.Space && !r.space.Armed() {
 		r.Env.Clock.Arm(&r.space, r.Options.Change)
 	}
+	if c.PGStates {
+		r.lookStopped()
+	}
 	if c.PGStates || c.Placement {
 		r.checkClean()
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -29,6 +30,7 @@ type writes struct {
 	tried   int64       // revision at which they did not
 	waiting env.Instant // since when; 0 = not
 	alone   bool        // nothing else can be done meanwhile
+	running []meta.PG   // that are waited for
 }
 
 func poolName(id meta.PoolID) string { return strconv.Itoa(int(id)) }
@@ -150,8 +152,17 @@ func (r *Rechecker) wait(out *pggen.Outcome, d *pggen.Decision) {
 	if long && r.applyOthers(d) {
 		return
 	}
-	w.alone = long
+	w.alone, w.running = long, out.Running
 	r.Env.Clock.Arm(&w.poll, r.Options.Retry)
+}
+
+// lookStopped ends the pause between attempts when all PGs that were waited for have
+// stopped: clients wait, too.
+func (r *Rechecker) lookStopped() {
+	w := &r.writes
+	if w.poll.Armed() && !slices.ContainsFunc(w.running, func(pg meta.PG) bool { _, runs := r.state.states[pg]; return runs }) {
+		r.Env.Clock.Disarm(&w.poll)
+	}
 }
 
 // applyOthers writes the distributions of pools that need not stop. The hash
