@@ -34,22 +34,11 @@ func benchRecovery(rounds int, report func(Row)) error {
 	if err != nil {
 		return err
 	}
-	c, err := cluster.New(cluster.Config{Dir: dir, Bin: bin, OSDBytes: clusterDisk, Prepare: clusterPrepare,
-		Global: map[string]any{"immediate_commit": "all"}})
+	c, err := startRecovery(bin, dir)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.Start(); err != nil {
-		return err
-	}
-	if err := c.CreatePool(clusterPool, cluster.Replicated("bench", 2, 16)); err != nil {
-		return err
-	}
-	fill := clusterio.Job{Write: true, Sequential: true, Bytes: 4 << 20, Depth: 8, Ops: recoveryImage >> 22, ImageBytes: recoveryImage}
-	if _, err := runClusterJob(c, fill); err != nil {
-		return err
-	}
 	var alone, loaded, normal, during, ratios []float64
 	for range min(rounds, 5) {
 		raw, err := sequentialWrite(dir)
@@ -64,30 +53,11 @@ func benchRecovery(rounds int, report func(Row)) error {
 		if raw > 0 {
 			ratios = append(ratios, took/raw)
 		}
-		load := clusterio.Job{Write: true, Bytes: 4096, Depth: 8, ImageBytes: recoveryImage}
-		before, err := runClusterJob(c, load)
+		took, before, meanwhile, err := recoverLoaded(c)
 		if err != nil {
 			return err
 		}
-		type outcome struct {
-			s   sample
-			err error
-		}
-		done := make(chan outcome, 1)
-		took, err = recoverDiskWith(c, func() {
-			long := load
-			long.Warm, long.Time = clusterWarm, 4*time.Second
-			s, err := runClusterJob(c, long)
-			done <- outcome{s, err}
-		})
-		if err != nil {
-			return err
-		}
-		o := <-done
-		if o.err != nil {
-			return o.err
-		}
-		loaded, normal, during = append(loaded, took), append(normal, p99(before)), append(during, p99(o.s))
+		loaded, normal, during = append(loaded, took), append(normal, p99(before)), append(during, p99(meanwhile))
 	}
 	report(Row{Figure: "1 GiB to an empty disk, no clients", Value: fmt.Sprintf("%.0f MB/s", middle(alone)/1e6)})
 	if len(ratios) > 0 {
@@ -101,8 +71,46 @@ func benchRecovery(rounds int, report func(Row)) error {
 	return nil
 }
 
+// startRecovery starts a cluster of three OSDs and fills its image.
+func startRecovery(bin cluster.Bin, dir string) (*cluster.Cluster, error) {
+	c, err := cluster.New(cluster.Config{Dir: dir, Bin: bin, OSDBytes: clusterDisk, Prepare: clusterPrepare,
+		Global: map[string]any{"immediate_commit": "all"}})
+	if err != nil {
+		return nil, err
+	}
+	if err = c.Start(); err == nil {
+		err = c.CreatePool(clusterPool, cluster.Replicated("bench", 2, 16))
+	}
+	if err == nil {
+		_, err = runClusterJob(c, clusterio.Job{Write: true, Sequential: true, Bytes: 4 << 20, Depth: 8, Ops: recoveryImage >> 22, ImageBytes: recoveryImage})
+	}
+	if err != nil {
+		c.Close()
+	}
+	return c, err
+}
+
 func recoverDisk(c *cluster.Cluster) (bytesPerSecond float64, err error) {
 	return recoverDiskWith(c, func() {})
+}
+
+// recoverLoaded is a recovery while clients write, and what they see before it
+// and meanwhile.
+func recoverLoaded(c *cluster.Cluster) (bytesPerSecond float64, before, meanwhile sample, err error) {
+	load := clusterio.Job{Write: true, Bytes: 4096, Depth: 8, ImageBytes: recoveryImage, Warm: clusterWarm, Time: 4 * time.Second}
+	if before, err = runClusterJob(c, load); err != nil {
+		return 0, before, meanwhile, err
+	}
+	done := make(chan error, 1)
+	bytesPerSecond, err = recoverDiskWith(c, func() {
+		var err error
+		meanwhile, err = runClusterJob(c, load)
+		done <- err
+	})
+	if err == nil {
+		err = <-done
+	}
+	return bytesPerSecond, before, meanwhile, err
 }
 
 // recoverDiskWith gives an OSD an empty disk and waits until everything is
