@@ -27,6 +27,10 @@
 // protected by themselves: each secondary delays the subops of recovery to
 // the share that its own clients leave (osd/secondary), however many there are.
 //
+// Scrub goes on while nothing is being recovered by this OSD, one PG after
+// another, scrub_queue_depth objects at a time. It keeps its place when the PG is
+// peered again.
+//
 // Guarantee: every object of an active PG that can be restored or moved is tried
 // again and again until it is clean, degraded ones first; an object that
 // fails does not stop others, and is not tried more often than every 2 seconds.

@@ -130,13 +130,21 @@ func TestScrubFindsMissing(t *testing.T) {
 	}
 
 	e := newCluster(t, 2, clusterConfig{pool: ec42})
-	e.populate(0, 3)
+	e.populate(0, 4)
 	e.recovery(false)
 	e.osds[4].remove(e.chunk(0, 4), 9<<16)
 	e.osds[5].remove(e.chunk(1, 5), 9<<16)
 	e.osds[1].remove(e.chunk(1, 1), 9<<16)
+	for role := range 6 {
+		if role != 1 {
+			e.osds[role].write(e.chunk(2, role), version1+1, e.content(2)[role])
+		}
+	}
+	e.osds[5].write(e.chunk(3, 5), version1+1, e.content(3)[5]) // nobody knows how
 	e.scrub()
-	if got, want := e.states(), "0 degraded 0@1 1@2 2@3 3@4 5@6; 1 degraded 0@1 2@3 3@4 4@5"; got != want {
+	want := "0 degraded 0@1 1@2 2@3 3@4 5@6; 1 degraded 0@1 2@3 3@4 4@5; 2 degraded 0@1 1@2=1 2@3 3@4 4@5 5@6; " +
+		"3 inconsistent 0@1=4 1@2=4 2@3=4 3@4=4 4@5=4 5@6=4"
+	if got := e.states(); got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 	e.settle()
