@@ -194,6 +194,38 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// TestDamageBesideWrite: what a read finds damaged while a write is under way
+// stays damaged if the write did not replace all of it.
+func TestDamageBesideWrite(t *testing.T) {
+	r := newRig(t, 1, meta.CommitAll, 3)
+	p := r.pool(1, meta.Replicated, 0, 1, 2, 3)
+	u := r.user(1)
+	a := pattern(testBlock, 1)
+	u.write(1, 0, a)
+	areas := r.areas(1)
+	r.osds[1].disk.MakeUnreadable(areas.DataOffset, areas.DataLen)
+	r.osds[3].node.Pause()
+	b := pattern(4096, 2)
+	w := u.beginWrite(1, 0, b, 0)
+	copy(a, b)
+	r.w.RunFor(100 * time.Millisecond)
+	q := u.beginRead(1, 0x10000, 4096) // from another one, where the write is done: it waits
+	r.w.RunFor(100 * time.Millisecond)
+	if n := r.osds[1].pri.Objects(p.id).Counts(); n.Corrupted != 1 || w.done {
+		t.Errorf("counts %+v during the write", n)
+	}
+	r.osds[3].node.Resume()
+	u.want(4096, w)
+	u.want(4096, q)
+	if n := r.osds[1].pri.Objects(p.id).Counts(); n.Corrupted != 1 {
+		t.Errorf("counts %+v", n)
+	}
+	u.read(1, 0, a)
+	r.recoverAll(p)
+	r.atRest(p)
+	u.read(1, 0, a)
+}
+
 // TestDamageEverywhere: when no good copy is left the error reaches the client.
 func TestDamageEverywhere(t *testing.T) {
 	r := newRig(t, 1, meta.CommitAll, 2)

@@ -138,7 +138,8 @@ func TestDirtyClients(t *testing.T) {
 // TestWriteDuringStop: a lazy write that ends after Stop is no success: its
 // client would not learn that it may be lost.
 func TestWriteDuringStop(t *testing.T) {
-	for delay := 10; delay < 300; delay += 15 {
+	late := 0
+	for delay := 10; delay < 800; delay += 30 {
 		r := newRig(t, uint64(delay), meta.CommitNone, 3)
 		p := r.pool(1, meta.EC, 1, 1, 2, 3)
 		u := r.user(1)
@@ -147,6 +148,11 @@ func TestWriteDuringStop(t *testing.T) {
 		c := u.beginWrite(1, 0, pattern(2*testBlock, 1), 0)
 		r.w.RunFor(time.Duration(delay) * time.Microsecond)
 		ended := c.done
+		for o := r.osds[1].pri.pgs[p.id].head; o != nil; o = o.pgNext {
+			if o.phase == phaseWriting {
+				late++
+			}
+		}
 		r.stop(p)
 		u.wait(c)
 		if !ended && !c.Retval.Failed() && u.lost == 0 {
@@ -155,6 +161,9 @@ func TestWriteDuringStop(t *testing.T) {
 				t.Errorf("stopped after %d us: the write was a success, the connection lives", delay)
 			}
 		}
+	}
+	if late < 3 {
+		t.Errorf("only %d times a write was under way", late)
 	}
 }
 
