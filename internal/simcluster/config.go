@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -36,7 +37,12 @@ type Config struct {
 	// DownMax is how many OSDs may be dead, stopped or isolated at once.
 	DownMax int
 	RotOSD  int // the only OSD whose media decay; 0 = none
+
+	extraPool bool // pool 9 exists
 }
+
+// extraPoolID is a pool that comes and goes, without data.
+const extraPoolID meta.PoolID = 9
 
 // PoolConfig is one pool.
 type PoolConfig struct {
@@ -60,9 +66,19 @@ type ImageConfig struct {
 	Owner             int // client node, -1 = all
 }
 
+// clone is a copy that a run may change.
+func (c *Config) clone() *Config {
+	d := *c
+	d.Pools = slices.Clone(c.Pools)
+	return &d
+}
+
+// Replicated tells whether chunks are copies.
+func (p *PoolConfig) Replicated() bool { return p.Scheme == "replicated" }
+
 // DataChunks is k.
 func (p *PoolConfig) DataChunks() int {
-	if p.Scheme == "replicated" {
+	if p.Replicated() {
 		return 1
 	}
 	return p.Size - p.Parity
@@ -108,9 +124,14 @@ func NewConfig(seed uint64, duration time.Duration) *Config {
 		Reads: 10, Writes: 10, Deletes: rng.IntN(2), Syncs: pick(rng, 1, 4), BigEvery: 15}
 	c.Every = time.Duration(pick(rng, 500, 1000, 2000, 4000, 8000)) * time.Millisecond
 	c.DownMax = pick(rng, 1, 1, 2, 3)
-	if c.Faults = calmFaults; !calm {
+	c.Faults = calmFaults
+	switch {
+	case !calm:
 		c.drawFaults(rng)
 		c.withoutDeletes()
+	case rng.IntN(3) == 0 && !c.Writeback:
+		c.DiskBytes = 4096 + bufferSize + metaSize + 300*int64(c.BlockBytes)
+		c.Faults = append(slices.Clone(c.Faults), Full, Full, Full)
 	}
 	return c
 }
@@ -163,7 +184,8 @@ func (c *Config) drawPool(rng *rand.Rand, id meta.PoolID) PoolConfig {
 }
 
 // calmFaults are those during which every OSD takes part in everything.
-var calmFaults = []FaultKind{SlowNode, SlowNet, SlowDisk, Stall, ClockJump, ClockDrift, MonitorKill, ClientKill, Out, Reweight, PGCount}
+var calmFaults = []FaultKind{SlowNode, SlowNet, SlowDisk, Stall, ClockJump, ClockDrift, MonitorKill, ClientKill, Out, Reweight, PGCount, PGSize,
+	PoolAdd}
 
 // withoutDeletes: the format has no tombstones, so what is deleted while an OSD
 // is away comes back with it, or what is left of it (spec osd.md §6).
@@ -189,7 +211,7 @@ func (c *Config) drawFaults(rng *rand.Rand) {
 		{KVDown, KVCut, KVAnswers, KVFlaky, KVCompact},
 		{ClockJump, ClockDrift, Kill},
 		{MonitorKill, ClientKill, Kill},
-		{Out, Reweight, PGCount, Kill, Stop},
+		{Out, Reweight, PGCount, PGSize, PoolAdd, Kill, Stop},
 	}
 	for _, g := range groups {
 		if rng.IntN(2) == 0 {
@@ -201,7 +223,7 @@ func (c *Config) drawFaults(rng *rand.Rand) {
 	}
 	if c.Checksums && rng.IntN(4) == 0 {
 		c.RotOSD = 1 + rng.IntN(c.OSDs)
-		c.Faults = append(c.Faults, BitRot, Latent)
+		c.Faults = append(c.Faults, BitRot, Latent, DiskErrors)
 	}
 }
 
@@ -219,6 +241,9 @@ func (c *Config) poolsJSON() []byte {
 			o["local_reads"] = p.LocalReads
 		}
 		m[strconv.Itoa(int(p.ID))] = o
+	}
+	if c.extraPool {
+		m[strconv.Itoa(int(extraPoolID))] = map[string]any{"name": "extra", "scheme": "replicated", "pg_size": 2, "pg_minsize": 1, "pg_count": 3, "failure_domain": "host"}
 	}
 	b, err := json.Marshal(m)
 	if err != nil {

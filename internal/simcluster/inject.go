@@ -59,6 +59,7 @@ func (k *Cluster) inject(f Fault) {
 		k.osds[f.A-1].stop()
 	case Pause:
 		k.osds[f.A-1].node.Pause()
+		k.osds[f.A-1].frozen = true
 	case MonitorKill:
 		k.mons[f.A-1].held = true
 		k.mons[f.A-1].node.Crash()
@@ -66,8 +67,10 @@ func (k *Cluster) inject(f Fault) {
 		k.clients[f.A-1].kill()
 	case Out, Reweight:
 		k.reweight(f.A, float64(f.Amount)/100)
-	case PGCount:
-		k.setPGCount(f.A, true)
+	case PGCount, PGSize, PoolAdd:
+		k.changePools(f, true)
+	case Full:
+		k.fillDisks()
 	case BitRot, Latent:
 		k.damage(f)
 	default:
@@ -105,6 +108,8 @@ func (k *Cluster) injectSlow(f Fault) {
 		setDisks(k.machine(f.A), sim.DiskFaults{Slowdown: float64(f.Amount)})
 	case Stall:
 		setDisks(k.machine(f.A), sim.DiskFaults{Stall: 0.01, StallTime: time.Duration(f.Amount)})
+	case DiskErrors:
+		setDisks(k.machine(f.A), sim.DiskFaults{ReadError: 0.01, WriteError: 0.002})
 	case ClockJump:
 		k.machine(f.A).JumpClock(time.Duration(f.Amount))
 	case ClockDrift:
@@ -143,6 +148,7 @@ func (k *Cluster) heal(f Fault) {
 		}
 	case Pause:
 		k.osds[f.A-1].node.Resume()
+		k.osds[f.A-1].frozen = false
 	case MonitorKill:
 		k.mons[f.A-1].held = false
 		k.mons[f.A-1].node.Restart()
@@ -150,8 +156,10 @@ func (k *Cluster) heal(f Fault) {
 		k.clients[f.A-1].release()
 	case Out, Reweight:
 		k.reweight(f.A, 1)
-	case PGCount:
-		k.setPGCount(f.A, false)
+	case PGCount, PGSize, PoolAdd:
+		k.changePools(f, false)
+	case Full:
+		k.emptyDisks()
 	default:
 		k.healNet(f)
 	}
@@ -170,7 +178,7 @@ func (k *Cluster) healNet(f Fault) {
 		net.SetSlow(k.machine(f.A), 0)
 	case SlowNode:
 		k.machine(f.A).SetLoopCost(0)
-	case SlowDisk, Stall:
+	case SlowDisk, Stall, DiskErrors:
 		setDisks(k.machine(f.A), sim.DiskFaults{})
 	case ClockJump:
 		k.machine(f.A).JumpClock(-time.Duration(f.Amount))
@@ -191,20 +199,27 @@ func (k *Cluster) reweight(osd int, to float64) {
 	k.put(k.keys.OSDConfig(meta.OSDNum(osd)), []byte(value))
 }
 
-// setPGCount doubles pg_count of a pool, or sets it back.
-func (k *Cluster) setPGCount(pool int, double bool) {
-	p := &k.c.Pools[pool-1]
-	n := p.PGs
-	if double {
-		n *= 2
+// changePools writes config/pools with a change, or without it again.
+func (k *Cluster) changePools(f Fault, on bool) {
+	var p *PoolConfig
+	if f.Kind != PoolAdd {
+		p = &k.c.Pools[f.A-1]
 	}
-	k.pgs[p.ID] = n
-	c := *k.c
-	c.Pools = append([]PoolConfig(nil), k.c.Pools...)
-	for i := range c.Pools {
-		c.Pools[i].PGs = k.pgs[c.Pools[i].ID]
+	sign := map[bool]int{true: 1, false: -1}[on]
+	switch f.Kind {
+	case PoolAdd:
+		k.c.extraPool = on
+	case PGSize:
+		if p.Replicated() && (k.sizes[p.ID] > 0 || k.c.Hosts > p.Size) {
+			p.Size += sign
+			k.sizes[p.ID] += sign
+		}
+	case PGCount:
+		if p.PGs *= 2; !on {
+			p.PGs /= 4
+		}
 	}
-	k.put(k.keys.Pools(), c.poolsJSON())
+	k.put(k.keys.Pools(), k.c.poolsJSON())
 }
 
 // damage hits the data area of a disk: the metadata of a store has no second

@@ -14,13 +14,14 @@ import (
 
 // osdNode is a machine with one OSD; it is restarted like by a service manager.
 type osdNode struct {
-	k    *Cluster
-	num  meta.OSDNum
-	host string
-	node *sim.Node
-	data *sim.Disk
-	held bool // a fault keeps it down
-	life int
+	k      *Cluster
+	num    meta.OSDNum
+	host   string
+	node   *sim.Node
+	data   *sim.Disk
+	held   bool // a fault keeps it down
+	frozen bool // SIGSTOP
+	life   int
 	// lease is what the sentinel was told last.
 	lease env.LeaseID
 	d     *osdDaemon // nil while it does not run

@@ -37,17 +37,22 @@ const (
 	KVCompact   // etcd forgets its history
 	BitRot      // a bit flips on the disk of the OSD that may rot
 	Latent      // a sector becomes unreadable there
+	DiskErrors  // reads and writes fail there now and then
 	MonitorKill // A is a monitor
 	ClientKill  // A is a client
 	Out         // reweight 0 until healed
 	Reweight    // Amount percent until healed
 	PGCount     // of pool A: doubled, or halved again
+	PGSize      // of pool A, replicated: one more
+	PoolAdd     // another pool exists until healed
+	Full        // the disks are filled up
 	faultKinds
 )
 
 var faultNames = [faultKinds]string{"kill", "kill-silent", "power-loss", "blackout", "stop", "pause", "isolate", "cut", "cut-one-way", "reset",
 	"blackhole", "loss", "slow-node", "slow-net", "slow-disk", "stall", "clock-jump", "clock-drift", "kv-down", "kv-cut", "kv-answers",
-	"kv-flaky", "kv-compact", "bit-rot", "latent", "monitor-kill", "client-kill", "out", "reweight", "pg-count"}
+	"kv-flaky", "kv-compact", "bit-rot", "latent", "disk-errors", "monitor-kill", "client-kill", "out", "reweight", "pg-count", "pg-size",
+	"pool-add", "full"}
 
 func (k FaultKind) String() string { return faultNames[k] }
 
@@ -111,7 +116,7 @@ func (k FaultKind) lasts(rng *rand.Rand) time.Duration {
 		return pick(rng, draw(rng, 500*time.Millisecond), around, draw(rng, 6*time.Second))
 	case Cut, CutOneWay, Blackhole:
 		return draw(rng, pick(rng, time.Second, 10*time.Second))
-	case Out, Reweight, PGCount:
+	case Out, Reweight, PGCount, PGSize, PoolAdd, Full:
 		return draw(rng, 12*time.Second)
 	case KVDown:
 		return draw(rng, pick(rng, time.Second, 6*time.Second))
@@ -137,9 +142,9 @@ func (f *Fault) place(c *Config, rng *rand.Rand) {
 		f.A = 1 + rng.IntN(c.Monitors)
 	case ClientKill:
 		f.A = 1 + rng.IntN(c.Clients)
-	case PGCount:
+	case PGCount, PGSize:
 		f.A = 1 + rng.IntN(len(c.Pools))
-	case BitRot, Latent:
+	case BitRot, Latent, DiskErrors:
 		f.A = c.RotOSD
 	}
 }
@@ -188,12 +193,14 @@ func (k FaultKind) group() FaultKind {
 		return Kill
 	case CutOneWay:
 		return Cut
-	case Stall:
+	case Stall, DiskErrors:
 		return SlowDisk
 	case KVAnswers:
 		return KVCut
 	case Reweight:
 		return Out
+	case PGSize, PoolAdd:
+		return PGCount
 	}
 	return k
 }
@@ -207,7 +214,7 @@ func (f Fault) clashes(o Fault) bool {
 		return false
 	case a == Cut:
 		return f.A == o.A && f.B == o.B || f.A == o.B && f.B == o.A
-	case a == Loss || a == KVDown || a == KVFlaky || a == PGCount:
+	case a == Loss || a == KVDown || a == KVFlaky || a == PGCount || a == Full:
 		return true
 	}
 	return f.A == o.A

@@ -174,6 +174,9 @@ func (k *Cluster) drain() {
 		}
 	}
 	active := func() (count int) {
+		if k.ballast != nil {
+			count = k.ballast.active
+		}
 		for _, n := range k.clients {
 			if n.work != nil {
 				count += n.work.active
@@ -308,6 +311,7 @@ func (k *Cluster) rest() {
 	if k.c.RotOSD != 0 {
 		k.scrub()
 	}
+	defer k.checkBuffers()
 	k.w.RunFor(20 * time.Second)
 	k.waitClean("rest", time.Minute)
 }
@@ -317,7 +321,7 @@ func (k *Cluster) rest() {
 func (k *Cluster) scrub() {
 	pgs := func(f func(pg meta.PG, h *schema.PGHistory)) {
 		for _, p := range k.c.Pools {
-			for i := range k.pgs[p.ID] {
+			for i := range p.PGs {
 				pg := meta.PG{Pool: p.ID, Num: meta.PGNum(i + 1)}
 				var h schema.PGHistory
 				if kv := k.get(k.keys.PGHistory(pg)); kv != nil {
@@ -344,6 +348,17 @@ func (k *Cluster) scrub() {
 	}, 5*time.Minute)
 	if !done && len(k.found) == 0 {
 		k.violate("scrub", "%d PGs were not scrubbed; %s", left, k.unclean())
+	}
+}
+
+// checkBuffers looks for memory of messages that nobody uses any more.
+func (k *Cluster) checkBuffers() {
+	for _, n := range k.osds {
+		if n.d == nil {
+			k.violate("liveness", "OSD %d does not run at the end", n.num)
+		} else if s := n.d.o.Status(); s.BufferBytes != 0 {
+			k.violate("leak", "%d bytes of message buffers are in use at rest: %v", s.BufferBytes, s)
+		}
 	}
 }
 

@@ -30,6 +30,9 @@ func (k *Cluster) unclean() string {
 		}
 	}
 	var why []string
+	if config.Pool(extraPoolID) != nil && !k.c.extraPool {
+		why = append(why, "the extra pool is still there")
+	}
 	for _, p := range k.c.Pools {
 		why = append(why, k.uncleanPool(&p, config, states)...)
 	}
@@ -42,8 +45,8 @@ func (k *Cluster) unsure() bool { return k.active > 0 || k.unclean() != "" }
 
 func (k *Cluster) uncleanPool(p *PoolConfig, config *schema.PGConfig, states map[meta.PG]schema.PGState) (why []string) {
 	pgs := config.Pool(p.ID)
-	if pgs == nil || len(pgs.PGs) != k.pgs[p.ID] {
-		return []string{fmt.Sprintf("pool %d has not %d PGs", p.ID, k.pgs[p.ID])}
+	if pgs == nil || len(pgs.PGs) != p.PGs {
+		return []string{fmt.Sprintf("pool %d has not %d PGs", p.ID, p.PGs)}
 	}
 	for i, t := range pgs.PGs {
 		id := meta.PG{Pool: p.ID, Num: meta.PGNum(i + 1)}

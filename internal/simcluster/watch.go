@@ -28,6 +28,9 @@ func (k *Cluster) newObserver() *observer {
 
 // watch looks for what may never be, at any moment.
 func (k *Cluster) watch() {
+	if k.looks++; k.looks%4 == 0 {
+		k.watchPrimaries()
+	}
 	for {
 		r := k.seen.w.Poll(0)
 		if r == nil {
@@ -43,6 +46,31 @@ func (k *Cluster) watch() {
 			if id, ok := k.keys.Parse(r.Events[i].KV.Key); ok {
 				k.observe(id, &r.Events[i])
 			}
+		}
+	}
+}
+
+// watchPrimaries asks the OSDs which PGs they serve: never two the same one
+// (spec osd.md §10, §14). A stopped process serves nobody; whether it may still
+// when it goes on is looked at then.
+func (k *Cluster) watchPrimaries() {
+	by := map[meta.PG]meta.OSDNum{}
+	for _, n := range k.osds {
+		if n.d == nil || n.frozen {
+			continue
+		}
+		s := n.d.o.Status()
+		if !s.MayServe {
+			continue
+		}
+		for _, p := range s.PGs {
+			if !p.Active || p.State&meta.PGActive == 0 {
+				continue
+			}
+			if o := by[p.PG]; o != 0 {
+				k.violate("two primaries", "PG %v is served by OSD %d and OSD %d", p.PG, o, n.num)
+			}
+			by[p.PG] = n.num
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"vitastor/internal/env"
@@ -24,14 +25,16 @@ type Cluster struct {
 	h       *History
 	images  []*Image
 	config  map[meta.Inode]*Image
-	pgs     map[meta.PoolID]int // wanted pg_count
+	sizes   map[meta.PoolID]int // how much pg_size is changed
 	log     io.Writer
 	failed  map[string]int // errors that operations ended with
 	lives   int            // client lives so far
 	loading bool           // the clients make load
+	ballast *ballast       // what fills the disks; nil if nothing does
 	active  int            // faults that are not healed
 	found   []Violation
 	seen    *observer
+	looks   int
 	exits   int // OSDs and monitors that ended themselves
 	frozen  map[granuleKey]Stamp
 }
@@ -48,14 +51,12 @@ type Options struct {
 
 // newCluster builds the machines and starts everything.
 func newCluster(c *Config, o Options) *Cluster {
+	c = c.clone()
 	w := sim.NewWorld(c.Seed, sim.Options{Net: sim.NetConfig{Latency: c.NetLatency}, KV: sim.KVConfig{Latency: c.KVLatency}, Log: o.Log, Trace: o.Trace})
 	k := &Cluster{c: c, w: w, keys: schema.NewKeys(""), rng: rand.New(rand.NewPCG(c.Seed, 0xc1)), h: NewHistory(),
-		config: map[meta.Inode]*Image{}, pgs: map[meta.PoolID]int{}, log: o.Log, failed: map[string]int{}}
+		config: map[meta.Inode]*Image{}, sizes: map[meta.PoolID]int{}, log: o.Log, failed: map[string]int{}}
 	w.NewKV()
 	k.seen = k.newObserver()
-	for _, p := range c.Pools {
-		k.pgs[p.ID] = p.PGs
-	}
 	k.put(k.keys.Global(), c.globalJSON())
 	k.put(k.keys.Pools(), c.poolsJSON())
 	for i := range c.OSDs {
@@ -68,6 +69,9 @@ func newCluster(c *Config, o Options) *Cluster {
 		k.clients = append(k.clients, k.newClient(i))
 	}
 	k.makeImages()
+	if slices.Contains(c.Faults, Full) {
+		k.ballast = k.newBallast()
+	}
 	return k
 }
 
