@@ -207,7 +207,7 @@ func TestSetEndpoints(t *testing.T) {
 	}
 	kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{p[0].Endpoint()}})
 	events := 0
-	kv.Watch(env.WatchRequest{Key: "/a"}, func(r *env.WatchResponse) { events += len(r.Events) })
+	kv.Watch(env.WatchRequest{Key: "/a", Start: 1}, func(r *env.WatchResponse) { events += len(r.Events) })
 	for i := range 4 {
 		if err := kv.SetEndpoints([]string{p[i%2].Endpoint()}); err != nil {
 			t.Fatal(err)
