@@ -123,6 +123,28 @@ func (c *Client) Keys() schema.Keys { return c.keys }
 // Loaded tells whether the state of the cluster is known.
 func (c *Client) Loaded() bool { return c.loaded }
 
+// Geometry is what users of images have to know of a pool.
+type Geometry struct {
+	ObjectBytes  uint64 // block size times data chunks: what one OSD operation can be atomic in
+	GranuleBytes uint32 // alignment of all operations
+	// Commit is what the user of this client has to expect: CommitNone if
+	// writes are buffered, whatever the pool is like.
+	Commit meta.CommitMode
+}
+
+// Geometry tells about the pool of an inode; ok is false if there is none.
+func (c *Client) Geometry(inode meta.Inode) (g Geometry, ok bool) {
+	p := c.pools[inode.Pool()]
+	if p == nil {
+		return g, false
+	}
+	g = Geometry{ObjectBytes: p.objectBytes, GranuleBytes: uint32(p.granule), Commit: p.spec.Commit}
+	if c.writebackOn() {
+		g.Commit = meta.CommitNone
+	}
+	return g, true
+}
+
 // Outstanding is the number of operations submitted and not completed.
 func (c *Client) Outstanding() int { return c.ops }
 

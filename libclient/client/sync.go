@@ -71,9 +71,9 @@ func (s *syncRun) answered(from *session, r wire.Retval) {
 	c := s.c
 	from.asked = false
 	c.buffers.EndSync(from.id, !r.Failed())
-	switch err := r.Errno(); err {
-	case 0:
-	case syscall.EPIPE, syscall.EIO, syscall.ENOSPC:
+	switch err := r.Errno(); {
+	case err == 0:
+	case err == syscall.EPIPE, err == syscall.EIO, err == syscall.ENOSPC, s.op == nil: // nobody to tell
 		s.again = true
 	default:
 		s.err = worse(s.err, err)

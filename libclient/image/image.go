@@ -112,7 +112,7 @@ func (i *Image) Sync() error { return i.SyncContext(context.Background()) }
 
 // SyncContext is Sync that gives up when ctx ends.
 func (i *Image) SyncContext(ctx context.Context) error {
-	if err := i.c.run(ctx, &client.Op{Kind: client.Sync}, nil); err != nil {
+	if err := i.c.run(ctx, &client.Op{Kind: client.Sync}, nil, nil); err != nil {
 		return fmt.Errorf("image %s: sync: %w", i.name, err)
 	}
 	return nil
@@ -120,37 +120,64 @@ func (i *Image) SyncContext(ctx context.Context) error {
 
 // ReadContext is ReadAt that gives up when ctx ends.
 func (i *Image) ReadContext(ctx context.Context, p []byte, off int64) (int, error) {
-	size, err := i.Size()
-	switch {
-	case err != nil:
-		return 0, err
-	case off < 0:
+	if off < 0 {
 		return 0, i.failed("read", p, off, syscall.EINVAL)
-	case off >= size && len(p) > 0:
-		return 0, io.EOF
-	case len(p) == 0:
+	}
+	if len(p) == 0 {
 		return 0, nil
 	}
-	n := min(int64(len(p)), size-off)
-	if err := i.readRange(ctx, p[:n], uint64(off)); err != nil {
+	n := 0
+	var buf []byte
+	from := uint64(0)
+	err := i.c.run(ctx, &client.Op{Kind: client.Read}, i, func(op *client.Op, size uint64) error {
+		if uint64(off) >= size {
+			return io.EOF
+		}
+		n = int(min(uint64(len(p)), size-uint64(off)))
+		from = i.aim(ctx, op, p[:n], uint64(off))
+		buf = op.Iov[0]
+		return nil
+	})
+	switch {
+	case err == io.EOF:
+		return 0, err
+	case err != nil:
 		return 0, i.failed("read", p, off, err)
 	}
-	if n < int64(len(p)) {
-		return int(n), io.EOF
+	take(p[:n], buf, uint64(off)-from)
+	if n < len(p) {
+		return n, io.EOF
 	}
-	return int(n), nil
+	return n, nil
 }
 
-// readRange reads whole granules, and copies if that is more than was wanted.
-func (i *Image) readRange(ctx context.Context, p []byte, off uint64) error {
+// aim makes op a read of the whole granules that contain a range, into memory
+// of its own if that is more than was wanted, or if the caller may leave while
+// the read goes on.
+func (i *Image) aim(ctx context.Context, op *client.Op, p []byte, off uint64) (from uint64) {
 	from, to := i.align(off, uint64(len(p)))
-	buf := p
-	if int(to-from) != len(p) || ctx.Done() != nil { // the caller may leave while the read goes on
-		buf = make([]byte, to-from)
+	if int(to-from) != len(p) || ctx.Done() != nil {
+		p = make([]byte, to-from)
 	}
-	err := i.c.run(ctx, &client.Op{Kind: client.Read, Offset: from, Bytes: to - from, Iov: [][]byte{buf}}, i)
-	if err == nil && &buf[0] != &p[0] {
-		copy(p, buf[off-from:])
+	op.Offset, op.Bytes, op.Iov = from, to-from, [][]byte{p}
+	return from
+}
+
+// take copies what was wanted, unless it is in its place.
+func take(p, buf []byte, skip uint64) {
+	if &buf[0] != &p[0] {
+		copy(p, buf[skip:])
+	}
+}
+
+// readRange reads without a look at the size.
+func (i *Image) readRange(ctx context.Context, p []byte, off uint64) error {
+	op := &client.Op{Kind: client.Read}
+	from := i.aim(ctx, op, p, off)
+	buf := op.Iov[0]
+	err := i.c.run(ctx, op, i, nil)
+	if err == nil {
+		take(p, buf, off-from)
 	}
 	return err
 }
@@ -164,16 +191,11 @@ func (i *Image) align(off, bytes uint64) (from, to uint64) {
 // WriteContext is WriteAt that gives up when ctx ends: then nobody knows
 // whether the data was written.
 func (i *Image) WriteContext(ctx context.Context, p []byte, off int64) (int, error) {
-	size, err := i.Size()
-	switch {
-	case err != nil:
-		return 0, err
-	case off < 0:
+	if off < 0 {
 		return 0, i.failed("write", p, off, syscall.EINVAL)
-	case len(p) == 0:
+	}
+	if len(p) == 0 {
 		return 0, nil
-	case off > size || int64(len(p)) > size-off:
-		return 0, fmt.Errorf("image %s: write of %d bytes at %d is beyond its end at %d: resize it first", i.name, len(p), off, size)
 	}
 	if err := i.writeRange(ctx, p, uint64(off)); err != nil {
 		return 0, i.failed("write", p, off, err)
@@ -185,13 +207,14 @@ func (i *Image) WriteContext(ctx context.Context, p []byte, off int64) (int, err
 // before.
 func (i *Image) writeRange(ctx context.Context, p []byte, off uint64) error {
 	from, to := i.align(off, uint64(len(p)))
+	end := off + uint64(len(p))
 	if int(to-from) == len(p) {
 		i.partial.RLock()
 		defer i.partial.RUnlock()
 		if ctx.Done() != nil {
 			p = append([]byte(nil), p...)
 		}
-		return i.write(ctx, p, from)
+		return i.write(ctx, p, from, end)
 	}
 	i.partial.Lock()
 	defer i.partial.Unlock()
@@ -202,22 +225,30 @@ func (i *Image) writeRange(ctx context.Context, p []byte, off uint64) error {
 			return err
 		}
 	}
-	if end := off + uint64(len(p)); end < to && (to-g > from || from == off) {
+	if end < to && (to-g > from || from == off) {
 		if err := i.readRange(ctx, buf[to-g-from:], to-g); err != nil {
 			return err
 		}
 	}
 	copy(buf[off-from:], p)
-	return i.write(ctx, buf, from)
+	return i.write(ctx, buf, from, end)
 }
 
-func (i *Image) write(ctx context.Context, p []byte, off uint64) error {
-	return i.c.run(ctx, &client.Op{Kind: client.Write, Offset: off, Bytes: uint64(len(p)), Iov: [][]byte{p}}, i)
+// write writes whole granules of which bytes up to end are wanted.
+func (i *Image) write(ctx context.Context, p []byte, off, end uint64) error {
+	op := &client.Op{Kind: client.Write, Offset: off, Bytes: uint64(len(p)), Iov: [][]byte{p}}
+	return i.c.run(ctx, op, i, func(_ *client.Op, size uint64) error {
+		if end > size {
+			return fmt.Errorf("the image ends at %d: resize it first", size)
+		}
+		return nil
+	})
 }
 
-// run executes an operation, on the inode that the image is at that moment.
-// When ctx ends, it is given up; its memory must not be used any more.
-func (c *Cluster) run(ctx context.Context, op *client.Op, i *Image) error {
+// run executes an operation, on the inode that the image is at that moment,
+// unless prepare objects. When ctx ends it is given up, and its memory must not
+// be used any more.
+func (c *Cluster) run(ctx context.Context, op *client.Op, i *Image, prepare func(op *client.Op, size uint64) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
@@ -229,6 +260,12 @@ func (c *Cluster) run(ctx context.Context, op *client.Op, i *Image) error {
 				return
 			}
 			op.Inode = seen.ID
+			if prepare != nil {
+				if err := prepare(op, seen.Size); err != nil {
+					done(false, err)
+					return
+				}
+			}
 		}
 		op.Done = func(op *client.Op) {
 			if op.Err != 0 {
@@ -247,7 +284,7 @@ func (c *Cluster) run(ctx context.Context, op *client.Op, i *Image) error {
 
 // remedies say what can be done about errors.
 var remedies = map[syscall.Errno]string{
-	syscall.ENOENT: "the image was removed or renamed",
+	syscall.ENOENT: "it was removed or renamed, or never created",
 	syscall.EROFS:  "the image is read-only: it is a snapshot, or marked so with `vitastor-cli modify --readonly`",
 	syscall.EIO:    "data is damaged or too many OSDs are down: look at `vitastor-cli status` and `vitastor-cli describe`",
 	syscall.ENOSPC: "the cluster is full: add OSDs or delete something",

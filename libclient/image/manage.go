@@ -74,7 +74,7 @@ func (c *Cluster) Snapshot(ctx context.Context, image, snapshot string) error {
 	if snapshot == "" || strings.Contains(name[:len(image)]+snapshot, "@") {
 		return fmt.Errorf("snapshot %q: names must not be empty or contain @", name)
 	}
-	if err := c.run(ctx, &client.Op{Kind: client.Sync}, nil); err != nil {
+	if err := c.run(ctx, &client.Op{Kind: client.Sync}, nil, nil); err != nil {
 		return fmt.Errorf("snapshot %s: sync: %w", name, err)
 	}
 	for range attemptsMax {
@@ -196,7 +196,7 @@ func (c *Cluster) deleteData(ctx context.Context, inode meta.Inode) error {
 			granule, gerr := c.granule(ctx, inode)
 			if gerr == nil {
 				gerr = c.run(ctx, &client.Op{Kind: client.Delete, Inode: inode, Offset: objects[n].Stripe, Bytes: granule,
-					Flags: client.IgnoreReadonly}, nil)
+					Flags: client.IgnoreReadonly}, nil, nil)
 			}
 			slots <- gerr
 		}()
