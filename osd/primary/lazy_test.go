@@ -1,6 +1,7 @@
 package primary
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -269,4 +270,27 @@ func TestSyncFails(t *testing.T) {
 		u.read(1, 0, a)
 		u.read(2, 0, a)
 	}
+}
+
+// TestSyncBesideLoss: between the loss of a connection and the stop of the PG a
+// SYNC must not succeed without that OSD.
+func TestSyncBesideLoss(t *testing.T) {
+	r := newRig(t, 1, meta.CommitNone, 3)
+	p := r.pool(1, meta.Replicated, 0, 1, 2, 3)
+	u, o := r.user(1), r.osds[1]
+	u.write(1, 0, pattern(4096, 1))
+	ret, done := wire.OK, false
+	o.node.Do(func(*env.Env) {
+		o.m.Conn(2).Drop(errors.New("test"))
+		o.pri.Sync(func(x wire.Retval) { ret, done = x, true })
+		o.pri.sync.begin() // as the SYNC of a client that arrives now
+	})
+	r.w.RunFor(time.Second)
+	if !done || ret != wire.EPIPE {
+		t.Errorf("SYNC without a member: done %v, %v", done, ret)
+	}
+	r.connectAll()
+	r.peer(p)
+	u.connected()
+	u.read(1, 0, pattern(4096, 1))
 }
