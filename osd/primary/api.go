@@ -10,13 +10,11 @@ import (
 	"vitastor/osd/peering"
 )
 
-// Notes for those who add operations to this package (chained reads, DESCRIBE,
-// LIST_PRIMARY, localized reads): the dispatch is in serve.go; operations that
-// do not exist yet answer EPIPE there. admit gives the PG of a request after
-// all checks. takeOp, op.startRead and op.end (op.go, read.go) read any part of
-// an object, or only its bitmaps, with all rules of EC pools and of degraded
-// objects, into memory of the caller; see "Reading inside of other operations"
-// in read.go.
+// Notes for those who add operations to this package: the dispatch is in
+// serve.go; admit gives the PG of a request after all checks; an op inside of
+// another one reads any part of an object, or only its bitmaps, with all rules of
+// EC pools and of degraded objects, into memory of the caller: see "Reading
+// inside of other operations" in read.go.
 
 // Config is how the server works.
 type Config struct {

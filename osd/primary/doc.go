@@ -14,7 +14,8 @@
 //
 //	serve.go    form, lease, PG: what may begin at all
 //	queue.go    writes to one object happen one after another
-//	read.go     where to read from; several chunks; rebuilding of missing ones
+//	read.go     where to read from, one or several chunks
+//	found.go    what was read: damage, versions that differ, missing chunks
 //	write.go    the way of a write: plan, version, epoch, sending, results
 //	rmw.go      EC: merging the request with what was read, parity
 //	commit.go   the second phase of EC writes, roll-back, extra copies
@@ -22,6 +23,11 @@
 //	sync.go     lazy commit modes: what is not durable yet, SYNC, autosync
 //	subops.go   one request to one OSD and what its result means
 //	pg.go       begin and end of a PG, waiting for epochs and flushes
+//	memory.go   buffers for parity and for what is read to be merged
+//	background.go  recovery, and the exclusive use of an object
+//
+// Built on these: chained reads (chain.go, layers.go), reads from our copy of
+// other primaries' PGs (local.go), DESCRIBE (describe.go), listings (list.go).
 //
 // Guarantees:
 //
@@ -33,8 +39,10 @@
 //     also when nobody waits for it any more. After Stop nothing new is sent.
 //   - Results that come late do not touch the state of a PG begun anew.
 //
-// Payload of clients is never copied: it is sent and stored from where it was
-// received. No operation allocates memory in the steady state.
+// Payload of clients is not copied: it is sent and stored from where it was
+// received, parity included, and read to where it is sent from. (Exceptions: a
+// degraded read of EC, and blocks of many MiB in more than env.DiskIovMax
+// parts.) No operation allocates memory in the steady state.
 //
 // Concurrency: everything runs on the loop of the env.Env given to New.
 package primary
