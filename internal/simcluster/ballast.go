@@ -3,6 +3,7 @@ package simcluster
 import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
+	"vitastor/internal/sim"
 )
 
 // ballast fills the disks of the cluster with an image of its own, and takes it
@@ -10,7 +11,7 @@ import (
 type ballast struct {
 	k       *Cluster
 	target  *realClient
-	node    interface{ Do(func(*env.Env)) }
+	node    *sim.Node
 	pool    *PoolConfig
 	next    uint64 // object to write
 	active  int

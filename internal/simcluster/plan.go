@@ -93,6 +93,7 @@ func NewPlan(c *Config) Plan {
 		f.Heal = min(at+f.Kind.lasts(rng), c.Duration)
 		f.place(c, rng)
 		f.Amount = f.Kind.amount(rng)
+		f.spareCopies(c)
 		if p.admits(f, c) {
 			f.N = len(p)
 			p = append(p, f)
@@ -146,6 +147,23 @@ func (f *Fault) place(c *Config, rng *rand.Rand) {
 		f.A = 1 + rng.IntN(len(c.Pools))
 	case BitRot, Latent, DiskErrors:
 		f.A = c.RotOSD
+	}
+}
+
+// spareCopies: while the media of one OSD decay, the others have to be there.
+// What is written while one of them is away has its newest version on the bad
+// disk, and with pg_minsize nowhere else: decay would destroy the last copy.
+func (f *Fault) spareCopies(c *Config) {
+	if c.RotOSD == 0 {
+		return
+	}
+	switch {
+	case f.Kind == Blackout:
+		f.Kind, f.A = PowerLoss, c.RotOSD
+	case f.Kind.down(), (f.Kind == KVCut || f.Kind == KVAnswers) && f.A <= c.OSDs:
+		f.A = c.RotOSD
+	case f.Kind == KVFlaky:
+		f.Kind = KVCompact
 	}
 }
 

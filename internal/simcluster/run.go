@@ -384,6 +384,10 @@ func (k *Cluster) freeAll() {
 			n.cl.free()
 		}
 	}
+	if k.ballast != nil {
+		k.ballast.node.Crash()
+		k.ballast.target.free()
+	}
 }
 
 // Replay is the command that repeats a run of a test.
