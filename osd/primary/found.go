@@ -42,6 +42,9 @@ func (o *op) foundDamage() bool {
 		return false
 	}
 	o.damage = damage
+	if rec, _ := o.pg.objects.Lookup(o.oid); rec != o.record {
+		changed = true // or another operation has marked it since we began
+	}
 	if !changed {
 		o.fail(damage)
 		return true
@@ -119,12 +122,15 @@ func (o *op) agreeAlone(differ bool, absent, present int) bool {
 }
 
 // forgetAbsent takes chunks that do not exist off the list of locations and
-// begins again; false = they were not on it.
+// begins again; false = they are not on it.
 func (o *op) forgetAbsent() (changed bool) {
 	for i := range o.chunks {
 		if c := &o.chunks[i]; c.need != ec.NeedNothing && c.from != 0 && c.absent {
 			changed = o.pg.objects.RemoveLocation(o.oid, meta.Role(i), c.from) || changed
 		}
+	}
+	if rec, _ := o.pg.objects.Lookup(o.oid); rec != o.record {
+		changed = true // or another operation has done that since we began
 	}
 	if changed {
 		o.pg.changed()

@@ -40,7 +40,8 @@ type model struct {
 	errors  map[wire.Retval]int
 	reads   int
 	running []*readOf
-	deletes bool // and no crashes: deleted objects come back from OSDs that were away (osd.md §23, 9)
+	victim  meta.OSDNum // whose disk rots, and nobody crashes
+	deletes bool        // and no crashes: deleted objects come back from OSDs that were away (osd.md §23, 9)
 	acked   int
 }
 
@@ -135,7 +136,7 @@ func (m *model) step(o *modelObject) {
 
 func (m *model) failed(c *call) {
 	m.errors[c.Retval]++
-	if c.Retval != wire.EPIPE && c.Retval != wire.EIO {
+	if c.Retval != wire.EPIPE && (c.Retval != wire.EIO || m.victim != 0) {
 		m.t.Fatalf("%v: %v", c.Packet.String(), c.Retval)
 	}
 }
@@ -205,6 +206,9 @@ func (m *model) fault() {
 	p := m.p
 	num := func() meta.OSDNum { return p.set[m.rnd.IntN(len(p.set))] }
 	switch k := m.rnd.IntN(10); {
+	case m.victim != 0 && k < 5:
+		areas := m.areas(m.victim)
+		m.osds[m.victim].disk.MakeUnreadable(areas.DataOffset, areas.DataLen)
 	case k < 4:
 		a, b := num(), num()
 		if a != b && m.osds[a].up && m.osds[b].up {
@@ -213,7 +217,7 @@ func (m *model) fault() {
 	case k < 6:
 		m.w.Net().Reset(m.osds[p.primary].node, m.node)
 	case k < 8:
-		if a := num(); m.allUp() && !m.deletes {
+		if a := num(); m.allUp() && !m.deletes && m.victim == 0 {
 			m.crash(a)
 			if a == p.primary {
 				for p.primary == a {
@@ -276,6 +280,7 @@ func (r *rig) recoverAll(p *rigPG) {
 
 func (m *model) run(rounds int) {
 	for range rounds {
+		m.w.RunUntil(func() bool { return m.m.Conn(m.p.primary) != nil }, 2*time.Second)
 		for _, o := range m.objects {
 			m.step(o)
 		}
@@ -291,6 +296,9 @@ func (m *model) run(rounds int) {
 		})
 		if m.rnd.IntN(60) == 0 {
 			m.fault()
+		}
+		if m.p.stopping && m.rnd.IntN(20) == 0 {
+			m.heal(false)
 		}
 		if m.p.running && !m.p.stopping && m.rnd.IntN(100) == 0 && m.allUp() {
 			m.tryRecover()
@@ -313,9 +321,31 @@ func (m *model) run(rounds int) {
 		m.checkRead(q)
 	}
 	m.heal(true)
+	if m.victim != 0 {
+		m.scrub()
+	}
 	m.recoverAll(m.p)
 	m.settle()
 	m.final()
+}
+
+// scrub finds damage that nobody has met.
+func (m *model) scrub() {
+	m.settle()
+	pri := m.osds[m.p.primary]
+	for _, o := range m.objects {
+		id := meta.ObjectID{Inode: inode(m.p.id.Pool), Stripe: o.offset}
+		role := meta.Role(0)
+		if m.pools[m.p.id.Pool].Scheme != meta.Replicated {
+			role = meta.Role(slices.Index(m.p.set, m.victim))
+		}
+		if m.readChunk(m.victim, id.WithRole(role)) == nil && m.readChunk(m.p.set[0], id.WithRole(0)) != nil {
+			pri.node.Do(func(*env.Env) {
+				pri.pri.Objects(m.p.id).Mark(id, role, m.victim, meta.LocCorrupted)
+				pri.pri.Changed(m.p.id)
+			})
+		}
+	}
 }
 
 // tryRecover recovers one object beside the clients.
@@ -386,8 +416,13 @@ func TestRandomHistories(t *testing.T) {
 							}
 						})
 						m := newModel(r, seed, r.pool(1, k.scheme, k.parity, k.set...))
-						m.deletes = seed%3 == 0
-						m.run(1500)
+						switch seed % 3 {
+						case 0:
+							m.deletes = true
+						case 2:
+							m.victim = k.set[len(k.set)-1-int(seed/3)%2] // never the first
+						}
+						m.run(800)
 						t.Logf("%d writes, %d reads, errors %v", m.acked, m.reads, m.errors)
 					})
 				}
