@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 	"syscall"
 	"time"
 
@@ -25,6 +26,7 @@ type listener struct {
 	l      *Loop
 	fd     int // -1 = closed
 	addr   netip.AddrPort
+	path   string // of a unix socket
 	accept func(env.Stream) env.StreamHandler
 	resume env.Timer // armed while accepting is paused
 }
@@ -35,11 +37,20 @@ func (l *Loop) Listen(addr netip.AddrPort, accept func(env.Stream) env.StreamHan
 	if err != nil {
 		return nil, fmt.Errorf("cannot listen on %v: %w", addr, err)
 	}
+	n, err := l.listen(fd, bound, accept)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %v: %w", addr, err)
+	}
+	return n, nil
+}
+
+// listen serves a listening socket, or closes it.
+func (l *Loop) listen(fd int, bound netip.AddrPort, accept func(env.Stream) env.StreamHandler) (*listener, error) {
 	n := &listener{l: l, fd: fd, addr: bound, accept: accept}
 	n.resume.Fire = func() { l.poll.change(n.fd, sys.EventIn) }
 	if err := l.poll.add(fd, sys.EventIn, n); err != nil {
 		sys.Close(fd)
-		return nil, fmt.Errorf("cannot listen on %v: %w", addr, err)
+		return nil, err
 	}
 	return n, nil
 }
@@ -54,6 +65,9 @@ func (n *listener) Close() {
 		n.l.poll.remove(n.fd)
 		sys.Close(n.fd)
 		n.fd = -1
+		if n.path != "" {
+			os.Remove(n.path)
+		}
 	}
 }
 
@@ -88,18 +102,27 @@ func (n *listener) pause(why error) {
 }
 
 func (n *listener) accepted(fd int, remote netip.AddrPort) {
-	s := &stream{l: n.l, fd: fd, state: open, wanted: sys.EventIn, priority: env.PriorityNormal,
-		local: sys.LocalAddr(fd), remote: remote}
-	if err := n.l.poll.add(fd, s.wanted, s); err != nil {
+	s, err := n.l.adopt(fd, remote)
+	if err != nil {
 		sys.Close(fd)
 		n.pause(err)
 		return
 	}
-	n.l.conns++
 	s.handler = n.accept(s)
 	if s.handler == nil {
 		s.Close()
 	}
+}
+
+// adopt makes a stream of a connected socket.
+func (l *Loop) adopt(fd int, remote netip.AddrPort) (*stream, error) {
+	s := &stream{l: l, fd: fd, state: open, wanted: sys.EventIn, priority: env.PriorityNormal,
+		local: sys.LocalAddr(fd), remote: remote}
+	if err := l.poll.add(fd, s.wanted, s); err != nil {
+		return nil, err
+	}
+	l.conns++
+	return s, nil
 }
 
 // Dial implements env.Net.
