@@ -47,12 +47,21 @@ func TestLazySync(t *testing.T) {
 	u.read(1, 4096, a)
 	u.sync()
 	r.atRest(p)
-	before := r.osds[1].pri.Stats().SubOps[wire.OpSecStabilize].Count
+	pri := r.osds[1].pri
+	before := pri.Stats().SubOps[wire.OpSecStabilize].Count
 	u.sync()
-	if after := r.osds[1].pri.Stats().SubOps[wire.OpSecStabilize].Count; after != before || before != 2 {
+	if after := pri.Stats().SubOps[wire.OpSecStabilize].Count; after != before || before != 2 {
 		t.Errorf("%d, then %d requests to make versions stable; want one for each other OSD", before, after)
 	}
-	r.osds[1].node.Do(func(*env.Env) {})
+	pri.sync.itemsMax = 2
+	for i := range uint64(5) {
+		u.write(1, i*2*testBlock, a)
+	}
+	u.sync()
+	r.atRest(p)
+	if after := pri.Stats().SubOps[wire.OpSecStabilize].Count; after != before+6 {
+		t.Errorf("%d requests for 5 objects, 2 in each", after-before)
+	}
 }
 
 // TestLazyDelete: a deleted object is not named by the next SYNC, whenever the

@@ -78,7 +78,7 @@ func New(e *env.Env, local *secondary.Server, st *store.Store, peers Peers, v Vi
 	s.stats.Inodes = make(map[meta.Inode]*InodeStats)
 	s.memory.limit = max(cmp.Or(c.MemoryBytes, defaultMemoryBytes), leastBuffers*min(int(c.BlockBytes), pinned.MaxBufferBytes))
 	s.autosyncMax = max(int(st.Totals().BufferTotal/uint64(c.BlockBytes)/2), 1)
-	s.sync.s, s.sync.byConn = s, make(map[*msgr.Conn]*client)
+	s.sync.s, s.sync.byConn, s.sync.itemsMax = s, make(map[*msgr.Conn]*client), listKept
 	s.sync.timer.Fire = s.sync.fired
 	s.readyTask.Run, s.lostTask.Run = s.drain, s.failLost
 	s.tellTask.Run, s.stoppedTask.Run, s.syncTask.Run = s.tellFlags, s.tellStopped, s.sync.begin

@@ -26,6 +26,7 @@ type syncer struct {
 	writes   int           // since the last SYNC began
 	recovers int
 	forced   int    // SYNCs to make without being asked
+	itemsMax int    // in one SEC_STABILIZE
 	clock    uint64 // counts lazy writes
 	waiting  list   // operations that ask for a SYNC
 	timer    env.Timer
@@ -59,9 +60,6 @@ type client struct {
 	conn *msgr.Conn
 	pgs  map[*pg]uint64
 }
-
-// stabilizeItems is the most items in one SEC_STABILIZE.
-const stabilizeItems = listKept
 
 // SetTimes changes the conditions of automatic SYNCs.
 func (s *Server) SetTimes(autosync time.Duration, writes, recoveryBatch int) {
@@ -335,9 +333,13 @@ func (y *syncer) stabilize() {
 			if osd == 0 {
 				continue
 			}
+			var b *sub
 			for _, v := range p.syncing.list {
+				if b == nil || !b.hasRoom() {
+					b = y.subWithRoom(osd)
+				}
 				v.ObjectID = v.ObjectID.WithRole(meta.Role(role))
-				y.subWithRoom(osd).add(v)
+				b.add(v)
 			}
 		}
 	}
@@ -351,10 +353,13 @@ func (y *syncer) stabilize() {
 	y.sent()
 }
 
+// hasRoom tells whether the request may take one more item.
+func (b *sub) hasRoom() bool { return len(b.items)+b.list.Len() < b.s.sync.itemsMax }
+
 // subWithRoom finds the request to an OSD that takes one more item.
 func (y *syncer) subWithRoom(osd meta.OSDNum) *sub {
 	for b := y.subs; b != nil; b = b.next {
-		if b.osd == osd && len(b.items)+b.list.Len() < stabilizeItems {
+		if b.osd == osd && b.hasRoom() {
 			return b
 		}
 	}
