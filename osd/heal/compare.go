@@ -19,7 +19,7 @@ func (j *scrubJob) compareSlice() {
 	for _, i := range j.compared {
 		j.data = append(j.data, j.buffers[i][:j.bytes])
 	}
-	if j.pool.Scheme == meta.Replicated {
+	if j.scheme == meta.Replicated {
 		j.replicas.slice(j.data)
 		j.nextSlice()
 		return
@@ -35,21 +35,20 @@ func (j *scrubJob) compareSlice() {
 
 // beginCompare decides which chunks take part.
 func (j *scrubJob) beginCompare() bool {
-	k := j.pool.DataChunks()
-	sortVersions(j.readings, k)
+	sortVersions(j.readings, j.k)
 	j.compared = j.compared[:0]
 	var roles [ec.MaxRoles]meta.Role
 	for i := range j.readings {
-		if r := &j.readings[i]; r.cond == readable && int(r.loc.Role) < j.pool.PGSize {
+		if r := &j.readings[i]; r.cond == readable && (j.scheme == meta.Replicated || int(r.loc.Role) < j.k+j.m) {
 			roles[len(j.compared)] = r.loc.Role
 			j.compared = append(j.compared, i)
 		}
 	}
-	if j.pool.Scheme == meta.Replicated {
+	if j.scheme == meta.Replicated {
 		j.replicas.begin(len(j.compared))
 		return true
 	}
-	code, err := j.h.code(j.pool.Scheme, k, j.pool.ParityChunks)
+	code, err := j.h.code(j.scheme, j.k, j.m)
 	if err != nil {
 		j.h.log.Error("chunks cannot be compared", "pg", j.hold.PG.String(), "error", err)
 		return false
@@ -126,7 +125,7 @@ func (j *scrubJob) decide() bool {
 	j.good = j.good[:0]
 	switch {
 	case len(j.compared) == 0:
-	case j.pool.Scheme == meta.Replicated:
+	case j.scheme == meta.Replicated:
 		if j.good, decided = j.replicas.good(j.good); !j.replicas.equal() {
 			decided = decided && findBest
 		}

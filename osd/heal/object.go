@@ -9,7 +9,6 @@ import (
 	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
-	"vitastor/internal/schema"
 	"vitastor/internal/wire"
 	"vitastor/osd/peering"
 	"vitastor/osd/primary"
@@ -31,7 +30,8 @@ type scrubJob struct {
 	req  *msgr.Request // nil: part of a run
 	err  wire.Retval
 
-	pool     *schema.Pool
+	scheme   meta.Scheme  // of the PG, as it was peered
+	k, m     int          // data and parity chunks; 1 and 0 for replicas
 	limit    meta.Version // newest version to read
 	readings []reading    // sorted by role
 	chunks   []*chunk     // one for each of readings; never fewer than before
@@ -92,10 +92,13 @@ func (j *scrubJob) granted(hold *primary.Hold) {
 	}
 	j.holds = true
 	objects := h.deps.Primary.Objects(hold.PG)
-	j.pool = h.deps.View.Pool(hold.PG.Pool)
-	if objects == nil || j.pool == nil {
+	if objects == nil {
 		j.finish(wire.EPIPE)
 		return
+	}
+	j.scheme, j.k, j.m = objects.Scheme, objects.DataChunks, 0
+	if j.scheme != meta.Replicated {
+		j.m = len(objects.CurSet) - j.k
 	}
 	record, limit := objects.Lookup(hold.OID)
 	j.limit = limit
@@ -146,10 +149,7 @@ func appendLocations(dst []peering.Location, l *peering.Layout, record *peering.
 // start takes memory and begins to read, or waits.
 func (j *scrubJob) start() {
 	h := j.h
-	n := len(j.readings)
-	if j.pool.Scheme != meta.Replicated {
-		n += j.pool.ParityChunks
-	}
+	n := len(j.readings) + j.m
 	j.bytes = sliceBytes(h.config.BlockBytes, h.config.GranuleBytes, n)
 	if j.bytes == 0 {
 		h.log.Error("chunks cannot be compared: too large bitmap_granularity", "pg", j.hold.PG.String(), "chunks", n)
@@ -339,7 +339,7 @@ func (j *scrubJob) finish(err wire.Retval) {
 func (j *scrubJob) done() {
 	h, run, req, err := j.h, j.run, j.req, j.err
 	h.jobs.remove(j)
-	j.run, j.req, j.pool = nil, nil, nil
+	j.run, j.req = nil, nil
 	j.next, h.idle = h.idle, j
 	if req != nil {
 		h.requestDone(req, err)

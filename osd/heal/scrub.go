@@ -37,9 +37,10 @@ func (h *Healer) planMissing() {
 		return
 	}
 	for pg, ok := h.plans.unplanned(meta.PG{}); ok; pg, ok = h.plans.unplanned(meta.PG{Pool: pg.Pool, Num: pg.Num + 1}) {
-		at := h.nextScrub(pg)
-		h.plans.set(pg, at)
-		h.deps.Owner.ScrubPlanned(pg, at)
+		if at := h.nextScrub(pg); at != 0 {
+			h.plans.set(pg, at)
+			h.deps.Owner.ScrubPlanned(pg, at)
+		}
 	}
 }
 

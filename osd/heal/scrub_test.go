@@ -67,6 +67,11 @@ func TestAutoScrub(t *testing.T) {
 	if n := len(d.planned); n != 3 || d.planned[2] != (plan{pg1, 0}) || d.h.Stats().ScrubbedPGs != 2 {
 		t.Errorf("%v", d.planned)
 	}
+	d.setScrub(func(o *Options) { o.Scrub.AutoScrub, o.Scrub.Interval = true, 0 })
+	d.pool.ScrubInterval = 0
+	d.do(func() { d.h.PlanScrub(pg1, 0) }) // no interval: never
+	d.pool.ScrubInterval = time.Hour
+	d.setScrub(func(o *Options) { o.Scrub.AutoScrub, o.Scrub.Interval = false, 30*day })
 	d.w.RunFor(100 * day)
 	if d.h.Stats().ScrubbedPGs != 2 {
 		t.Error("scrubbed without a plan")
