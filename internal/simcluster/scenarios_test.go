@@ -158,3 +158,21 @@ func TestFocus(t *testing.T) {
 		}
 	}
 }
+
+// The deletion of a copy that has moved away must be durable before its OSD is
+// forgotten: a power loss right after it brings nothing back.
+func TestDeletedCopiesStayDeleted(t *testing.T) {
+	for i := range 12 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			c := quiet(uint64(i), schemes["xor 2+1"])
+			c.OSDs, c.Hosts, c.Clients, c.Duration, c.Commit = 5, 5, 1, 15*time.Second, meta.CommitNone
+			c.Global["immediate_commit"], c.Global["recovery_queue_depth"] = c.Commit.String(), 16
+			c.Work.Think = 100 * time.Millisecond
+			off := 3*time.Second + 20*time.Millisecond + time.Duration(i*i)*10*time.Millisecond
+			judge(t, c, Plan{
+				{At: 2 * time.Second, Heal: 15 * time.Second, Kind: Out, A: 1 + i%5},
+				{At: off, Heal: off + time.Second, Kind: PowerLoss, A: 1 + i%5},
+			})
+		})
+	}
+}

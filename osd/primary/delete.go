@@ -80,6 +80,8 @@ func (o *op) deletesDone() {
 		o.fail(err)
 	default:
 		p.objects.Deleted(o.oid)
+		// A power loss may bring it back, also on an OSD that the PG leaves.
+		p.deleted = p.deleted || o.lazy && p.unclean
 		p.changed()
 		if o.lazy {
 			p.s.sync.wrote(o)

@@ -45,6 +45,9 @@ type pg struct {
 	unstable, syncing versions
 	copies, removing  []oldCopy
 	leaving           int // operations that delete old copies at once
+	// Deletions of old copies that a power loss may undo: they need a SYNC, or
+	// are part of the one that runs.
+	deleted, settling bool
 
 	flags     meta.PGState // as told to the owner
 	scrubbing bool
@@ -195,6 +198,7 @@ func (s *Server) Reset(id meta.PG) {
 	p.unstable.clear()
 	p.syncing.clear()
 	p.copies, p.removing = nil, nil
+	p.deleted, p.settling = false, false
 }
 
 // EpochRecorded lets writes go on that use an epoch up to this one.
@@ -273,7 +277,7 @@ func (s *Server) Changed(id meta.PG) {
 
 func (p *pg) allFlags() meta.PGState {
 	flags := p.objects.Flags()
-	if len(p.copies)+len(p.removing)+p.leaving > 0 {
+	if len(p.copies)+len(p.removing)+p.leaving > 0 || p.deleted || p.settling {
 		flags |= meta.PGHasMisplaced
 	}
 	if p.scrubbing {

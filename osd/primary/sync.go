@@ -244,6 +244,7 @@ func (y *syncer) begin() {
 		p.syncs++
 		p.syncing, p.unstable = p.unstable, p.syncing
 		p.removing, p.copies = p.copies, p.removing[:0]
+		p.settling, p.deleted = p.deleted, false
 	}
 	y.hold(syncWrites)
 	for _, local := range [2]bool{false, true} {
@@ -381,6 +382,7 @@ func (y *syncer) remove() {
 				if (c.osd == y.s.config.OSD) == local && y.s.reachable(c.osd) {
 					y.addOSD(c.osd) // the deletion is for the next SYNC to make durable
 					y.needed(p)
+					p.deleted = true
 					y.sub(c.osd).delete(c.item.ObjectID, c.item.Version, wire.FlagRecovery)
 				}
 			}
@@ -416,12 +418,13 @@ func (y *syncer) finish(err wire.Retval) {
 				p.unstable.set(v)
 			}
 			p.copies = append(p.copies, p.removing...)
+			p.deleted = p.deleted || err != wire.OK && p.settling
 			if err != wire.OK || len(p.copies) > 0 {
 				y.needed(p)
 			}
 		}
 		p.syncing.clear()
-		p.removing = p.removing[:0]
+		p.removing, p.settling = p.removing[:0], false
 	}
 	if err == wire.OK {
 		y.synced()
