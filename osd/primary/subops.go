@@ -19,6 +19,7 @@ type sub struct {
 	s     *Server
 	to    subOwner
 	next  *sub // in the owner's list, or free
+	queue *sub // in Server.lostSubs, which may have several of one owner
 	osd   meta.OSDNum
 	role  meta.Role
 	item  meta.ObjectVersion // what it is about
@@ -87,7 +88,7 @@ func (b *sub) submitRemote() {
 		b.conn.Submit(&b.remote)
 		return
 	}
-	b.next, b.s.lostSubs = b.s.lostSubs, b // was reachable a moment ago: rare
+	b.queue, b.s.lostSubs = b.s.lostSubs, b // was reachable a moment ago: rare
 	b.s.env.Exec.Defer(&b.s.lostTask)
 }
 
@@ -95,7 +96,7 @@ func (b *sub) submitRemote() {
 func (s *Server) failLost() {
 	for s.lostSubs != nil {
 		b := s.lostSubs
-		s.lostSubs, b.next = b.next, nil
+		s.lostSubs, b.queue = b.queue, nil
 		b.ret, b.lost = wire.EPIPE, true
 		b.to.answered(b)
 	}
