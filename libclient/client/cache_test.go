@@ -11,6 +11,7 @@ import (
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 	"vitastor/internal/msgr"
+	"vitastor/internal/schema"
 	"vitastor/internal/wire"
 	"vitastor/libclient/client"
 )
@@ -306,4 +307,135 @@ func TestMemoryBeyondThePool(t *testing.T) {
 	wantData(t, f.run(c, read(inode(2, 1), 2<<20, 1<<20)), fill(1<<20, 2))
 	want(t, f.run(c, &client.Op{Kind: client.Sync}), 0)
 	f.end(c)
+}
+
+// TestCloseWithEverythingPending: all that waits for something is given up.
+func TestCloseWithEverythingPending(t *testing.T) {
+	for _, params := range []map[string]string{nil, cached} {
+		f := simple(t)
+		c := f.start(with(params, "client_max_writeback_iodepth", "1", "client_max_buffered_ops", "1"))
+		f.w.RunFor(time.Second)
+		want(t, f.run(c, write(inode(2, 1), 0, fill(granule, 1))), 0)
+		for n := meta.OSDNum(1); n <= 3; n++ {
+			f.osds[n].hold = true
+		}
+		f.setPrimary(meta.PG{Pool: 2, Num: 3}, 0)
+		f.w.RunFor(time.Second)
+		var done []*int
+		submit := func(op *client.Op) { done = append(done, f.begin(c, op)) }
+		for n := range uint64(6) {
+			submit(write(inode(2, 1), n*block, fill(granule, 2)))
+			submit(write(inode(2, 1), n*block, fill(granule, 3))) // blocked
+			submit(read(inode(2, 2), n*block, granule))
+		}
+		submit(&client.Op{Kind: client.Delete, Inode: inode(2, 1), Bytes: granule})
+		submit(cas(inode(2, 1), 0, granule, 7))
+		submit(&client.Op{Kind: client.Sync})
+		submit(write(inode(2, 1), 0, fill(granule, 2)))
+		l := f.list(c, client.List{Inode: inode(2, 1)})
+		r := &client.Raw{OSD: 2}
+		(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&r.Op.Packet)
+		raw := 0
+		r.Done = func(*client.Raw) { raw++ }
+		f.client.Do(func(*env.Env) { c.Request(r) })
+		f.w.RunFor(10 * time.Millisecond)
+		f.end(c)
+		for i, n := range done {
+			if *n != 1 {
+				t.Errorf("operation %d was completed %d times", i, *n)
+			}
+		}
+		if l.done != 1 || raw != 1 {
+			t.Errorf("list done %d, raw %d", l.done, raw)
+		}
+	}
+}
+
+// TestReplayAndOverlappingWrites: while lost data is sent again, a newer write to
+// the same place waits, so that it cannot end up below; other writes do not.
+func TestReplayAndOverlappingWrites(t *testing.T) {
+	f := simple(t)
+	c := f.start(nil)
+	i, pg := inode(2, 1), meta.PG{Pool: 2, Num: 1}
+	want(t, f.run(c, write(i, 0, fill(2*granule, 1))), 0)
+	old := f.osds[f.primary[pg]]
+	next := f.osds[f.nth(int(old.num))]
+	next.hold = true
+	f.crash(old.num, 300*time.Millisecond)
+	f.w.RunFor(time.Second)
+	if len(next.held) != 1 {
+		t.Fatalf("%d requests were sent again", len(next.held))
+	}
+	w := f.begin(c, write(i, granule, fill(2*granule, 2)))
+	f.w.RunFor(time.Second)
+	other := f.begin(c, write(i, 2*block, fill(granule, 3))) // PG 3
+	f.w.RunFor(time.Second)
+	wantData(t, f.run(c, read(i, 0, 2*granule)), fill(2*granule, 1))
+	if len(next.held) != 1 || *w != 0 || *other != 1 {
+		t.Errorf("%d requests held, overlapping write done %d, the other one %d", len(next.held), *w, *other)
+	}
+	next.release()
+	f.w.RunFor(time.Second)
+	wantData(t, f.run(c, read(i, 0, 3*granule)), fill(granule, 1), fill(2*granule, 2))
+	want(t, f.run(c, &client.Op{Kind: client.Sync}), 0)
+	f.undo(pg)
+	wantData(t, f.run(c, read(i, 0, 3*granule)), fill(granule, 1), fill(2*granule, 2))
+	f.end(c)
+}
+
+// TestReplayAfterWritesOnTheirWay: lost data is not sent while a newer write to
+// the same place is on its way, and afterwards only what is left of it.
+func TestReplayAfterWritesOnTheirWay(t *testing.T) {
+	f := simple(t)
+	c := f.start(nil)
+	i, pg := inode(2, 1), meta.PG{Pool: 2, Num: 1}
+	want(t, f.run(c, write(i, 0, fill(2*granule, 1))), 0)
+	old := f.osds[f.primary[pg]]
+	next := f.osds[f.nth(int(old.num))]
+	old.hold, next.hold = true, true
+	w := f.begin(c, write(i, granule, fill(2*granule, 2)))
+	f.w.RunFor(10 * time.Millisecond)
+	f.crash(old.num, 300*time.Millisecond)
+	f.w.RunFor(time.Second)
+	if len(next.held) != 1 {
+		t.Errorf("%d requests were sent to the new primary", len(next.held))
+	}
+	f.logging = true
+	next.release()
+	f.w.RunFor(time.Second)
+	if *w != 1 || f.count(" WRITE") != 2 {
+		t.Errorf("write done %d, %v", *w, f.log)
+	}
+	want(t, f.run(c, &client.Op{Kind: client.Sync}), 0)
+	f.undo(pg)
+	wantData(t, f.run(c, read(i, 0, 3*granule)), fill(granule, 1), fill(2*granule, 2))
+	f.end(c)
+}
+
+// TestFormerPrimary: what an OSD has acknowledged that is not the primary any
+// more is written to the new one, even if the old one does not disconnect us.
+func TestFormerPrimary(t *testing.T) {
+	for _, late := range []bool{false, true} {
+		f := simple(t)
+		c := f.start(nil)
+		i, pg := inode(2, 1), meta.PG{Pool: 2, Num: 1}
+		f.run(c, read(i, 0, granule))
+		old := f.osds[f.primary[pg]]
+		old.hold = late
+		w := f.begin(c, write(i, 0, fill(granule, 1)))
+		f.w.RunFor(time.Second)
+		s := schema.PGState{Primary: f.nth(int(old.num)), State: meta.PGActive}
+		f.put(f.keys.PGState(pg), string(s.Encode()))
+		f.w.RunFor(time.Second)
+		old.release() // late: acknowledged when the client knows better
+		f.w.RunFor(10 * time.Millisecond)
+		f.primary[pg] = s.Primary
+		f.object(meta.ObjectID{Inode: i}).content, f.object(meta.ObjectID{Inode: i}).undo = content{}, nil
+		want(t, f.run(c, &client.Op{Kind: client.Sync}), 0)
+		f.undo(pg)
+		if wantData(t, f.run(c, read(i, 0, granule)), fill(granule, 1)); *w != 1 || old.lost != 0 {
+			t.Errorf("write done %d, %d connections lost", *w, old.lost)
+		}
+		f.end(c)
+	}
 }

@@ -181,7 +181,13 @@ func TestErrorsAreRetriedOrNot(t *testing.T) {
 		}
 	}
 	o.fail = func(*msgr.Request) wire.Retval { return wire.ERANGE }
+	if o.lost != 0 {
+		t.Errorf("%d connections were dropped for errors that are part of life", o.lost)
+	}
 	want(t, f.run(c, write(i, 0, fill(granule, 1))), syscall.ERANGE)
+	if f.w.RunFor(time.Second); o.lost != 1 {
+		t.Error("the connection to an OSD that makes no sense was not dropped")
+	}
 	f.put(f.keys.Global(), `{"client_eio_retry_interval":0,"client_retry_enospc":false}`) // while running
 	f.w.RunFor(time.Second)
 	for _, e := range []wire.Retval{wire.EIO, wire.ENOSPC} {
@@ -276,6 +282,25 @@ func TestPGCountChanges(t *testing.T) {
 		wantData(t, f.run(c, read(i, 0, 16*block)), fill(16*block, 2))
 		f.end(c)
 	}
+}
+
+// TestCASAndPGCount: a CAS operation is not repeated by other rules.
+func TestCASAndPGCount(t *testing.T) {
+	f := simple(t)
+	c := f.start(nil)
+	f.osds[1].node.Pause() // so that it waits for the connection
+	op := cas(inode(1, 1), 0, granule, 1)
+	done := f.begin(c, op)
+	f.w.RunFor(time.Second)
+	f.pools[1].pgs = 5
+	f.putPools()
+	f.putPGs(1)
+	f.w.RunFor(time.Second)
+	if want(t, op, syscall.EINTR); *done != 1 {
+		t.Errorf("done %d", *done)
+	}
+	f.osds[1].node.Resume()
+	f.end(c)
 }
 
 func TestPoolIsRemoved(t *testing.T) {

@@ -77,7 +77,7 @@ type fakeOSD struct {
 	fail                                func(r *msgr.Request) wire.Retval
 	held                                []func() // requests that wait for release
 	hold                                bool
-	frozen                              bool
+	lost                                int // connections
 }
 
 func newFake(t testing.TB, seed uint64, osds int, pools map[meta.PoolID]*fakePool) *fake {
@@ -212,7 +212,7 @@ func (f *fake) startOSD(n meta.OSDNum) {
 		o.node.Restart()
 	}
 	o.dirty = map[*msgr.Conn]map[meta.PG]bool{}
-	o.held, o.frozen = nil, false
+	o.held = nil
 	o.node.Do(func(e *env.Env) {
 		m, err := msgr.New(e, msgr.Options{OSD: n, Handler: o,
 			ShowConfig: func(*msgr.Conn, wire.ConfigRequest) wire.ConfigReply {

@@ -12,9 +12,12 @@ import (
 	"vitastor/internal/wire"
 )
 
-func (o *fakeOSD) Connected(*msgr.Conn)               {}
-func (o *fakeOSD) ConnectFailed(meta.OSDNum, error)   {}
-func (o *fakeOSD) Disconnected(c *msgr.Conn, _ error) { delete(o.dirty, c) }
+func (o *fakeOSD) Connected(*msgr.Conn)             {}
+func (o *fakeOSD) ConnectFailed(meta.OSDNum, error) {}
+func (o *fakeOSD) Disconnected(c *msgr.Conn, _ error) {
+	delete(o.dirty, c)
+	o.lost++
+}
 
 func (o *fakeOSD) chance(p float64) bool { return p > 0 && o.w.Rand().Float64() < p }
 

@@ -118,7 +118,7 @@ func (h *history) play() {
 	h.stop = true
 	h.heal()
 	if !f.w.RunUntil(func() bool { return h.running == 0 }, 5*time.Minute) {
-		h.t.Fatalf("%d operations do not end", h.running)
+		h.t.Fatalf("%d operations do not end: %s", h.running, h.c.Debug())
 	}
 	h.checkAll()
 	if h.r.IntN(2) == 0 {
@@ -419,8 +419,8 @@ func (h *history) checkAll() {
 func (h *history) finish() {
 	f := h.fake
 	want(h.t, f.run(h.c, &client.Op{Kind: client.Sync}), 0)
-	if n := h.c.Unsynced(); n != 0 {
-		h.t.Errorf("%d bytes are buffered after a sync", n)
+	if n, m := h.c.Unsynced(), h.c.MemoryUsed(); n != 0 || m != 0 {
+		h.t.Errorf("%d bytes are buffered after a sync, %d of memory are in use", n, m)
 	}
 	for _, pg := range f.allPGs() {
 		f.undo(pg)

@@ -81,7 +81,6 @@ func (h handler) Disconnected(conn *msgr.Conn, reason error) {
 		s.osd.session = nil
 	}
 	c.loseIf(func(p *writeback.Piece) bool { return p.Tag == s.id })
-	c.want(s.osd)
 	c.kick()
 }
 

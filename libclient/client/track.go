@@ -1,6 +1,7 @@
 package client
 
 import (
+	"vitastor/internal/invariant"
 	"vitastor/internal/meta"
 	"vitastor/internal/wire"
 	"vitastor/libclient/writeback"
@@ -139,4 +140,17 @@ func (c *Client) acked(x *io, offset, bytes uint64, s *session) {
 	default:
 		c.buffers.Remove(x.inode, offset, bytes)
 	}
+	if lazy && x.movedFrom(offset, s.osd) {
+		invariant.Sometimes("client: a write was acknowledged by a former primary")
+		c.loseIf(func(q *writeback.Piece) bool {
+			return q.Tag == s.id && q.Inode == x.inode && q.Offset < offset+bytes && offset < q.End()
+		})
+	}
+}
+
+// movedFrom tells that an OSD is not the primary of a part any more. A SYNC of
+// this OSD might not cover what it acknowledged.
+func (x *io) movedFrom(offset uint64, o *osd) bool {
+	g := x.pool.pgOf(offset)
+	return x.gen != x.pool.gen || g == nil || g.primary != o.num
 }
