@@ -16,6 +16,9 @@ func (o *op) readsDone() {
 		return
 	case !o.agree():
 		return
+	case o.kind == opDelete: // has no plan, and wants no contents
+		o.haveOld()
+		return
 	}
 	if err := o.rebuild(); err != nil {
 		o.unreadable()

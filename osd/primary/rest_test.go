@@ -26,13 +26,13 @@ type chunkAt struct {
 func (r *rig) readChunk(num meta.OSDNum, id meta.ObjectID) *chunkAt {
 	r.t.Helper()
 	o := r.osds[num]
-	buf, err := pinned.AlignedBuffer(testBlock)
+	buf, err := pinned.AlignedBuffer(int(r.block))
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	defer pinned.Free(buf)
 	done := false
-	op := &secondary.Op{Op: store.Op{Kind: store.OpRead, OID: id, Version: meta.NewestVersion, Len: testBlock, Buf: buf, Bitmap: make([]byte, testBitmap)},
+	op := &secondary.Op{Op: store.Op{Kind: store.OpRead, OID: id, Version: meta.NewestVersion, Len: r.block, Buf: buf, Bitmap: make([]byte, meta.BitmapBytes(r.block, testGran))},
 		Done: func(*secondary.Op) { done = true }}
 	o.node.Do(func(*env.Env) { o.sec.Submit(op) })
 	if !r.w.RunUntil(func() bool { return done }, time.Minute) {

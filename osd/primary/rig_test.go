@@ -40,6 +40,7 @@ type rig struct {
 	config func(c *Config)
 
 	epochDelay time.Duration
+	block      uint32
 	noEpochs   bool                  // etcd does not answer
 	blocks     map[meta.OSDNum]int64 // of OSDs with small disks
 }
@@ -73,6 +74,7 @@ type osd struct {
 	up    bool
 	lease bool
 	fatal error
+	hook  func(r *msgr.Request) bool // answers requests itself
 }
 
 func newRig(t testing.TB, seed uint64, commit meta.CommitMode, osds int, opts ...func(r *rig)) *rig {
@@ -82,7 +84,7 @@ func newRig(t testing.TB, seed uint64, commit meta.CommitMode, osds int, opts ..
 		o.Log = os.Stderr
 	}
 	r := &rig{t: t, w: sim.NewWorld(seed, o), commit: commit, osds: map[meta.OSDNum]*osd{}, pools: map[meta.PoolID]*schema.Pool{},
-		inodes: map[meta.Inode]*schema.SeenInode{}, pgs: map[meta.PG]*rigPG{}, epochDelay: time.Millisecond}
+		inodes: map[meta.Inode]*schema.SeenInode{}, pgs: map[meta.PG]*rigPG{}, epochDelay: time.Millisecond, block: testBlock}
 	for _, o := range opts {
 		o(r)
 	}
@@ -120,7 +122,7 @@ func (r *rig) addOSD(num meta.OSDNum) {
 func (r *rig) areas(num meta.OSDNum) store.Areas {
 	const data = 4096 + 8<<20 + 64*4096
 	return store.Areas{BufferOffset: 4096, BufferLen: 8 << 20, MetaOffset: 4096 + 8<<20, MetaLen: 64 * 4096,
-		DataOffset: data, DataLen: cmp.Or(r.blocks[num], 96) * testBlock}
+		DataOffset: data, DataLen: cmp.Or(r.blocks[num], 96) * int64(r.block)}
 }
 
 func (o *osd) boot(a store.Areas) {
@@ -128,7 +130,7 @@ func (o *osd) boot(a store.Areas) {
 	r.t.Helper()
 	var err error
 	o.up, o.lease, o.fatal = false, true, nil
-	c := store.Config{BlockBytes: testBlock, GranuleBytes: testGran, MetaBlockBytes: 4096,
+	c := store.Config{BlockBytes: r.block, GranuleBytes: testGran, MetaBlockBytes: 4096,
 		DisableDataFsync: true, DisableMetaFsync: true, DisableBufferFsync: true, Commit: r.commit,
 		AtomicWriteBytes: 4096, BufferPoolBytes: 1 << 20, Areas: a}
 	c.OnFatal = func(err error) { o.fatal = err }
@@ -156,17 +158,17 @@ func (o *osd) serve(e *env.Env, st *store.Store) (err error) {
 		st.Reshard(id, p.PGCount, p.PGStripeBytes)
 	}
 	o.st = st
-	o.sec, err = secondary.New(e, st, o, secondary.Config{OSD: o.num, BlockBytes: testBlock, GranuleBytes: testGran, Commit: r.commit, RunPrimary: true})
+	o.sec, err = secondary.New(e, st, o, secondary.Config{OSD: o.num, BlockBytes: r.block, GranuleBytes: testGran, Commit: r.commit, RunPrimary: true})
 	if err != nil {
 		return err
 	}
 	o.m, err = msgr.New(e, msgr.Options{OSD: o.num, Handler: o, ShowConfig: o.sec.ShowConfig,
 		Timeouts: msgr.Timeouts{ConnectInterval: time.Second},
-		Store:    &wire.StoreParams{BlockBytes: testBlock, GranularityBytes: testGran, Commit: r.commit}})
+		Store:    &wire.StoreParams{BlockBytes: r.block, GranularityBytes: testGran, Commit: r.commit}})
 	if err != nil {
 		return err
 	}
-	c := Config{OSD: o.num, BlockBytes: testBlock, GranuleBytes: testGran, Commit: r.commit,
+	c := Config{OSD: o.num, BlockBytes: r.block, GranuleBytes: testGran, Commit: r.commit,
 		MayServe: func() bool { return o.lease }, Fatal: func(err error) { o.fatal = errors.Join(o.fatal, err) }}
 	if r.config != nil {
 		r.config(&c)
@@ -200,7 +202,11 @@ func (o *osd) Pool(id meta.PoolID) (secondary.Pool, bool) {
 func (o *osd) Primary(pg meta.PG) bool { p := o.r.pgs[pg]; return p != nil && p.primary == o.num }
 
 // What the messenger tells.
-func (o *osd) Serve(r *msgr.Request)            { o.sec.Serve(r) }
+func (o *osd) Serve(r *msgr.Request) {
+	if o.hook == nil || !o.hook(r) {
+		o.sec.Serve(r)
+	}
+}
 func (o *osd) Connected(*msgr.Conn)             {}
 func (o *osd) ConnectFailed(meta.OSDNum, error) {}
 func (o *osd) Disconnected(c *msgr.Conn, reason error) {
@@ -288,7 +294,7 @@ func (r *rig) connectAll() {
 // pool adds a pool with one PG, on the given OSDs; the first is the primary.
 func (r *rig) pool(id meta.PoolID, scheme meta.Scheme, parity int, set ...meta.OSDNum) *rigPG {
 	r.t.Helper()
-	p := &schema.Pool{ID: id, Scheme: scheme, PGSize: len(set), ParityChunks: parity, PGMinSize: 1, PGCount: 1, BlockBytes: testBlock, GranularityBytes: testGran, Commit: r.commit}
+	p := &schema.Pool{ID: id, Scheme: scheme, PGSize: len(set), ParityChunks: parity, PGMinSize: 1, PGCount: 1, BlockBytes: r.block, GranularityBytes: testGran, Commit: r.commit}
 	p.PGStripeBytes = p.ObjectBytes()
 	r.pools[id] = p
 	for _, o := range r.sortedOSDs() {
