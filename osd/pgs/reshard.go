@@ -73,13 +73,15 @@ func (m *Manager) followPool(id meta.PoolID) {
 
 // complainPool says once what keeps the PGs of a pool from running here.
 func (m *Manager) complainPool(p *pool, sp *schema.Pool, targets *schema.PoolPGs) {
-	why := ""
+	why, write := "", m.log.Warn
 	ours := targets != nil && slices.ContainsFunc(targets.PGs, func(t schema.PGTarget) bool { return t.Primary == m.c.OSD })
 	switch {
 	case !ours:
 	case sp == nil:
-		if why = "the pool does not exist"; m.View.PoolError(p.id) != nil {
-			why = m.View.PoolError(p.id).Error()
+		if err := m.View.PoolError(p.id); err != nil {
+			why = err.Error()
+		} else { // as a rule it was deleted, or is new, and we know one half of it
+			why, write = "the pool does not exist", m.log.Info
 		}
 	case targets.Count() == 0:
 		why = fmt.Sprintf("the numbers of its PGs in pg/config are not 1 to %d: the pool counts as having none", len(targets.PGs))
@@ -88,7 +90,7 @@ func (m *Manager) complainPool(p *pool, sp *schema.Pool, targets *schema.PoolPGs
 	}
 	if notice(why) != p.complaint {
 		if p.complaint = notice(why); why != "" {
-			m.log.Warn("PGs of a pool cannot be run by this OSD", "pool", uint64(p.id), "why", why)
+			write("PGs of a pool cannot be run by this OSD", "pool", uint64(p.id), "why", why)
 		}
 	}
 }
