@@ -100,18 +100,24 @@ func (o *op) removeExtra() {
 		return
 	}
 	if o.s.config.Commit != meta.CommitAll {
-		for _, l := range o.scratch {
-			p.copies = append(p.copies, oldCopy{osd: l.OSD,
-				item: meta.ObjectVersion{ObjectID: o.oid.WithRole(l.Role), Version: o.version}})
-		}
+		o.queueExtra()
 		p.s.sync.needed(p)
-		p.changed()
 		o.end()
 		return
 	}
 	o.holdPhase(phaseRemoving)
 	o.deleteAt(o.scratch)
 	o.sent()
+}
+
+// queueExtra leaves the copies in scratch to the next SYNC.
+func (o *op) queueExtra() {
+	p := o.pg
+	for _, l := range o.scratch {
+		p.copies = append(p.copies, oldCopy{osd: l.OSD,
+			item: meta.ObjectVersion{ObjectID: o.oid.WithRole(l.Role), Version: o.version}})
+	}
+	p.changed()
 }
 
 // deleteAt sends a SEC_DELETE to each location that can be reached, to other

@@ -419,6 +419,9 @@ func (y *syncer) finish(err wire.Retval) {
 			}
 			p.copies = append(p.copies, p.removing...)
 			p.deleted = p.deleted || err != wire.OK && p.settling
+			if err == wire.OK && !p.unclean && (p.deleted || len(p.copies) > 0) {
+				y.forced = max(y.forced, 1) // nothing else keeps the PG from being clean
+			}
 			if err != wire.OK || len(p.copies) > 0 {
 				y.needed(p)
 			}

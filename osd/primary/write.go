@@ -309,8 +309,9 @@ func (o *op) written() {
 	o.settle()
 	switch {
 	case o.lazy:
+		o.queueExtra() // a SYNC that begins with this write deletes them, too
 		p.s.sync.wrote(o)
-		o.removeExtra()
+		o.end()
 	case p.replicated:
 		o.removeExtra()
 	default:
