@@ -2,6 +2,7 @@ package heal
 
 import (
 	"fmt"
+	"slices"
 
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
@@ -89,12 +90,15 @@ func (l *lister) listed(op *secondary.Op) {
 		l.failed(op.Err)
 		return
 	}
-	r := l.run
-	r.page, r.at = r.page[:0], 0
-	for _, v := range l.list.Stable {
-		r.add(v.ObjectID)
+	l.begun()
+	for i := range l.list.Stable {
+		l.run.add(l.list.Stable[i].ObjectID)
 	}
-	l.paged(len(l.list.Stable))
+	end := len(l.list.Stable) < l.limit
+	for i := range l.list.Unstable {
+		l.run.addUnstable(l.list.Unstable[i].ObjectID, end)
+	}
+	l.paged(end)
 	if cap(l.list.Unstable) > 4096 {
 		l.list.Unstable = nil
 	}
@@ -113,17 +117,24 @@ func (l *lister) received(op *msgr.Op) {
 		items = wire.ObjectList(op.Body[0][:op.BodyBytes])
 	}
 	stable := int(min(re.StableCount, uint64(items.Len())))
-	r := l.run
-	r.page, r.at = r.page[:0], 0
-	for i := range stable {
-		r.add(items.At(i).ObjectID)
+	l.begun()
+	end := stable < l.limit
+	for i := range items.Len() {
+		if id := items.At(i).ObjectID; i < stable {
+			l.run.add(id)
+		} else {
+			l.run.addUnstable(id, end)
+		}
 	}
 	op.Body = nil
-	l.paged(stable)
+	l.paged(end)
 }
 
-// add puts an object into the page; r.from becomes what follows it. Chunks of one
-// object are neighbours.
+// begun empties the page.
+func (l *lister) begun() { l.run.page, l.run.at = l.run.page[:0], 0 }
+
+// add puts a stable item into the page; r.from becomes what follows it. Chunks of
+// one object are neighbours.
 func (r *scrubRun) add(id meta.ObjectID) {
 	object := id.Object()
 	if n := len(r.page); n == 0 || r.page[n-1] != object {
@@ -132,13 +143,21 @@ func (r *scrubRun) add(id meta.ObjectID) {
 	r.from = after(id)
 }
 
-// paged ends a listing. Unstable versions do not matter: their objects are being
-// written, or are in the list with an older version.
-func (l *lister) paged(stable int) {
-	l.busy = false
-	l.run.end = stable < l.limit
-	l.run.listing = false
-	l.run = nil
+// addUnstable puts an unstable item into the page. It may be the only item of its
+// object, in the lazy commit modes. They come with every page, all that are left.
+func (r *scrubRun) addUnstable(id meta.ObjectID, end bool) {
+	if end || id.Less(r.from) {
+		r.page = append(r.page, id.Object())
+	}
+}
+
+// paged ends a listing.
+func (l *lister) paged(end bool) {
+	r := l.run
+	slices.SortFunc(r.page, meta.ObjectID.Compare)
+	r.page = slices.Compact(r.page)
+	l.busy, l.run = false, nil
+	r.end, r.listing = end, false
 	l.h.wake()
 }
 

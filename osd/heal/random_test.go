@@ -75,7 +75,9 @@ func TestHealRandom(t *testing.T) {
 			if *randomSeed != 0 {
 				seed = *randomSeed
 			}
-			t.Run(fmt.Sprint(name, " ", seed), func(t *testing.T) { healRandom(t, pool, seed) })
+			for _, lazy := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s lazy=%v %d", name, lazy, seed), func(t *testing.T) { healRandom(t, pool, seed, lazy) })
+			}
 			if *randomSeed != 0 {
 				break
 			}
@@ -83,10 +85,10 @@ func TestHealRandom(t *testing.T) {
 	}
 }
 
-func healRandom(t *testing.T, pool schema.Pool, seed uint64) {
+func healRandom(t *testing.T, pool schema.Pool, seed uint64, lazy bool) {
 	const objects = 10
 	r := rand.New(rand.NewPCG(seed, 77))
-	k := newCluster(t, seed, clusterConfig{pool: pool, csum: 4096, objects: 64, options: func(o *Options) {
+	k := newCluster(t, seed, clusterConfig{pool: pool, csum: 4096, objects: 64, lazy: lazy, options: func(o *Options) {
 		o.Scrub.QueueDepth, o.Scrub.ListLimit = 1+r.IntN(3), 1+r.IntN(8)
 		o.Recovery.QueueDepth, o.Recovery.PGSwitch = 1+r.IntN(3), 1+r.IntN(3)
 	}})

@@ -40,6 +40,7 @@ type cluster struct {
 	h       *Healer
 	planned []plan
 	flags   meta.PGState
+	commit  meta.CommitMode
 	epoch   uint64
 	client  *client
 }
@@ -66,6 +67,7 @@ type clusterConfig struct {
 	options func(o *Options)
 	disk    sim.DiskConfig
 	net     sim.NetConfig
+	lazy    bool // immediate_commit none
 }
 
 var (
@@ -81,7 +83,10 @@ var onlyPG = meta.PG{Pool: 1, Num: 1}
 func newCluster(t testing.TB, seed uint64, cc clusterConfig) *cluster {
 	t.Helper()
 	c := &cluster{t: t, w: sim.NewWorld(seed, sim.Options{Net: cc.net}), pool: cc.pool, epoch: 1}
-	c.pool.GranularityBytes, c.pool.PGCount, c.pool.Commit = 4096, 1, meta.CommitAll
+	if c.commit = meta.CommitAll; cc.lazy {
+		c.commit = meta.CommitNone
+	}
+	c.pool.GranularityBytes, c.pool.PGCount, c.pool.Commit = 4096, 1, c.commit
 	c.pool.PGStripeBytes = c.pool.ObjectBytes()
 	c.pool.PGMinSize = c.pool.DataChunks()
 	var err error
@@ -146,7 +151,7 @@ func (c *cluster) newOSD(n meta.OSDNum, cc clusterConfig) *osd {
 		}
 		store.Open(e, store.Disks{Data: disk, Meta: disk, Buffer: disk}, store.Config{BlockBytes: c.pool.BlockBytes,
 			GranuleBytes: 4096, MetaBlockBytes: 4096, CsumBytes: cc.csum, DisableDataFsync: true, DisableMetaFsync: true,
-			DisableBufferFsync: true, Commit: store.CommitAll, BufferPoolBytes: 16 << 20, Areas: o.area,
+			DisableBufferFsync: true, Commit: c.commit, BufferPoolBytes: 16 << 20, Areas: o.area,
 			OnFatal: func(err error) { c.t.Errorf("store: %v", err) },
 		}, func(st *store.Store, serr error) {
 			if err = errors.Join(err, serr); err == nil {
@@ -163,12 +168,12 @@ func (c *cluster) newOSD(n meta.OSDNum, cc clusterConfig) *osd {
 func (o *osd) serve(e *env.Env, st *store.Store) error {
 	st.Reshard(1, 1, o.c.pool.PGStripeBytes)
 	s, err := secondary.New(e, st, o, secondary.Config{OSD: o.num, BlockBytes: o.c.pool.BlockBytes, GranuleBytes: 4096,
-		Commit: meta.CommitAll, RunPrimary: true})
+		Commit: o.c.commit, RunPrimary: true})
 	if err != nil {
 		return err
 	}
 	m, err := msgr.New(e, msgr.Options{OSD: o.num, Handler: o, ShowConfig: s.ShowConfig,
-		Store: &wire.StoreParams{BlockBytes: o.c.pool.BlockBytes, GranularityBytes: 4096, Commit: meta.CommitAll}})
+		Store: &wire.StoreParams{BlockBytes: o.c.pool.BlockBytes, GranularityBytes: 4096, Commit: o.c.commit}})
 	if err != nil {
 		return err
 	}
@@ -218,7 +223,7 @@ func (c *cluster) start(cc clusterConfig) {
 	first := c.osds[0]
 	first.node.Do(func(e *env.Env) {
 		c.p = primary.New(e, first.s, first.st, first.m, c, c, primary.Config{OSD: 1, BlockBytes: c.pool.BlockBytes, GranuleBytes: 4096,
-			Commit: meta.CommitAll, MayServe: func() bool { return true }, Fatal: func(err error) { c.t.Errorf("primary: %v", err) }})
+			Commit: c.commit, AutosyncInterval: 100 * time.Millisecond, AutosyncWrites: 30, RecoverySyncBatch: 4, MayServe: func() bool { return true }, Fatal: func(err error) { c.t.Errorf("primary: %v", err) }})
 		first.s.SetPrimary(c.p)
 		o := defaults()
 		if cc.options != nil {
@@ -242,10 +247,15 @@ func (c *cluster) Pool(id meta.PoolID) *schema.Pool {
 	}
 	return &c.pool
 }
-func (c *cluster) PGCount(meta.PoolID) uint32                  { return 1 }
-func (c *cluster) Inode(meta.Inode) *schema.SeenInode          { return nil }
-func (c *cluster) FlagsChanged(pg meta.PG, flags meta.PGState) { c.flags = flags }
-func (c *cluster) ScrubPlanned(pg meta.PG, at uint64)          { c.planned = append(c.planned, plan{pg, at}) }
+func (c *cluster) PGCount(meta.PoolID) uint32         { return 1 }
+func (c *cluster) Inode(meta.Inode) *schema.SeenInode { return nil }
+func (c *cluster) FlagsChanged(pg meta.PG, flags meta.PGState) {
+	added := flags &^ c.flags
+	if c.flags = flags; added&(meta.PGHasDegraded|meta.PGHasMisplaced) != 0 {
+		c.h.Recoverable(pg) // as peering.Machine does
+	}
+}
+func (c *cluster) ScrubPlanned(pg meta.PG, at uint64) { c.planned = append(c.planned, plan{pg, at}) }
 func (c *cluster) NeedEpoch(pg meta.PG, epoch uint64) {
 	c.epoch = max(c.epoch, epoch)
 	task := &env.Task{Run: func() { c.p.EpochRecorded(pg, c.epoch) }}
