@@ -8,15 +8,18 @@ import (
 
 // ballast fills the disks of the cluster with an image of its own, and takes it
 // away again. It is no part of the history.
+//
+// One client writes until there is no space, and dies; another one deletes.
+// They are two, because a client with lazy commit may have to repeat what it has
+// not synced before it does anything else, and that needs space.
 type ballast struct {
-	k       *Cluster
-	target  *realClient
-	node    *sim.Node
-	pool    *PoolConfig
-	next    uint64 // object to write
-	active  int
-	filling bool
-	written []uint64
+	k              *Cluster
+	pool           *PoolConfig
+	writer, broom  *sim.Node
+	writes, sweeps *realClient
+	filling        bool
+	next           uint64 // object to write
+	active         int    // deletions
 }
 
 const (
@@ -25,10 +28,16 @@ const (
 )
 
 func (k *Cluster) newBallast() *ballast {
-	n := k.w.NewNode("ballast")
-	b := &ballast{k: k, node: n, pool: &k.c.Pools[0]}
+	b := &ballast{k: k, writer: k.w.NewNode("ballast"), broom: k.w.NewNode("broom"), pool: &k.c.Pools[0]}
 	k.announce(&Image{Inode: b.inode(), Granules: 1 << 20}, false)
-	n.SetProgram(func(e *env.Env) { b.target = newRealClient(k, e, "host0", 0, func() {}) })
+	b.broom.SetProgram(func(e *env.Env) { b.sweeps = newRealClient(k, e, "host0", 0, func() {}) })
+	b.writer.Crash()
+	b.writer.SetProgram(func(e *env.Env) {
+		b.writes = newRealClient(k, e, "host0", 0, func() {})
+		for range ballastWriters {
+			b.write()
+		}
+	})
 	return b
 }
 
@@ -36,51 +45,43 @@ func (b *ballast) inode() meta.Inode { return meta.MakeInode(b.pool.ID, ballastN
 
 // fillDisks begins to write; it goes on until the heal, or waits for space.
 func (k *Cluster) fillDisks() {
+	k.ballast.filling = true
+	k.ballast.writer.Restart()
+}
+
+func (b *ballast) write() {
+	size := b.k.c.ObjectBytes(b.pool)
+	b.writes.Submit(&Request{Kind: OpWrite, Inode: b.inode(), Offset: b.next * size, Buf: make([]byte, size), Done: func(*Request) { b.write() }})
+	b.next++
+}
+
+// emptyDisks deletes what was written.
+func (k *Cluster) emptyDisks() {
 	b := k.ballast
-	b.filling = true
-	b.node.Do(func(*env.Env) {
-		for range ballastWriters {
-			b.write()
+	b.stopWriting()
+	size := k.c.ObjectBytes(b.pool)
+	b.broom.Do(func(*env.Env) {
+		for ; b.next > 0; b.next-- {
+			b.active++
+			b.sweeps.Submit(&Request{Kind: OpDelete, Inode: b.inode(), Offset: (b.next - 1) * size, Bytes: size, Done: func(q *Request) {
+				if b.active--; q.Err != 0 {
+					k.violate("full", "deleting ballast: %v", q.Err)
+				}
+			}})
 		}
 	})
 }
 
-func (b *ballast) write() {
-	if !b.filling {
-		return
+func (b *ballast) stopWriting() {
+	if b.filling {
+		b.filling = false
+		b.writer.Crash()
+		b.writes.free()
 	}
-	object := b.next
-	b.next++
-	b.active++
-	size := b.k.c.ObjectBytes(b.pool)
-	b.target.Submit(&Request{Kind: OpWrite, Inode: b.inode(), Offset: object * size, Buf: make([]byte, size), Done: func(*Request) {
-		b.active--
-		b.written = append(b.written, object)
-		if !b.filling {
-			b.remove()
-			return
-		}
-		b.write()
-	}})
 }
 
-// emptyDisks deletes what was written, and what is still being written when it
-// is.
-func (k *Cluster) emptyDisks() {
-	k.ballast.filling = false
-	k.ballast.node.Do(func(*env.Env) { k.ballast.remove() })
-}
-
-func (b *ballast) remove() {
-	size := b.k.c.ObjectBytes(b.pool)
-	for _, object := range b.written {
-		b.active++
-		b.target.Submit(&Request{Kind: OpDelete, Inode: b.inode(), Offset: object * size, Bytes: size, Done: func(q *Request) {
-			b.active--
-			if q.Err != 0 {
-				b.k.violate("full", "deleting ballast: %v", q.Err)
-			}
-		}})
-	}
-	b.written = b.written[:0]
+func (b *ballast) free() {
+	b.stopWriting()
+	b.broom.Crash()
+	b.sweeps.free()
 }

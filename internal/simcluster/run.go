@@ -385,8 +385,7 @@ func (k *Cluster) freeAll() {
 		}
 	}
 	if k.ballast != nil {
-		k.ballast.node.Crash()
-		k.ballast.target.free()
+		k.ballast.free()
 	}
 }
 
