@@ -115,6 +115,11 @@ func prepareRig(t *testing.T, c cluster.Config) *rig {
 		if err := cl.Close(); err != nil {
 			t.Error(err)
 		}
+		if !t.Skipped() {
+			if err := cl.CheckDisks(); err != nil {
+				t.Error(err)
+			}
+		}
 	})
 	return r
 }

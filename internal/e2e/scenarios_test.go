@@ -26,6 +26,27 @@ var schemes = []struct {
 	{"ec", cluster.EC("e", 2, 1, 16)},
 }
 
+// lazily runs a test on both kinds of pools with immediate and with lazy commit;
+// of these only the first one in quick runs, if that is wanted.
+func lazily(t *testing.T, quick bool, test func(r *rig, image *tested, load workload.Options)) {
+	for _, lazy := range []bool{false, true} {
+		for i, s := range schemes {
+			name, load := s.name, gentle
+			if lazy {
+				name += ", lazy commit"
+				load.SyncEvery = 50
+			}
+			t.Run(name, func(t *testing.T) {
+				if !quick || lazy || i > 0 {
+					full(t)
+				}
+				r := newRig(t, cluster.Config{Lazy: lazy})
+				test(r, r.open(r.pool(1, s.pool, imageBytes), imageBytes), load)
+			})
+		}
+	}
+}
+
 // TestReadWrite is the shortest way through everything: both kinds of pools,
 // reads and writes, the end and a new start of all processes.
 func TestReadWrite(t *testing.T) {
@@ -56,27 +77,20 @@ func TestReadWrite(t *testing.T) {
 
 // TestKillOSD kills every OSD in turn while clients write.
 func TestKillOSD(t *testing.T) {
-	for _, s := range schemes {
-		t.Run(s.name, func(t *testing.T) {
-			if s.name != "replicated" {
-				full(t)
-			}
-			r := newRig(t, cluster.Config{})
-			image := r.open(r.pool(1, s.pool, imageBytes), imageBytes)
-			for _, n := range r.c.OSDNumbers() {
-				r.hasPrimary(n)
-				result := r.under(fmt.Sprintf("kill -9 of OSD %d", n), image, gentle, 2*time.Second, func() {
-					r.must(r.c.OSD(n).Kill())
-				})
-				r.atMost(result, 3500*time.Millisecond, "the lease of a killed OSD has to be revoked before it runs out after 4 s")
-				r.under(fmt.Sprintf("start of OSD %d", n), image, gentle, time.Second, func() {
-					r.must(r.c.OSD(n).Start())
-				})
-				r.must(r.c.WaitState(1, "active", 20*time.Second))
-				r.verify(image)
-			}
-		})
-	}
+	lazily(t, true, func(r *rig, image *tested, load workload.Options) {
+		for _, n := range r.c.OSDNumbers() {
+			r.hasPrimary(n)
+			result := r.under(fmt.Sprintf("kill -9 of OSD %d", n), image, load, 2*time.Second, func() {
+				r.must(r.c.OSD(n).Kill())
+			})
+			r.atMost(result, 3500*time.Millisecond, "the lease of a killed OSD has to be revoked before it runs out after 4 s")
+			r.under(fmt.Sprintf("start of OSD %d", n), image, load, time.Second, func() {
+				r.must(r.c.OSD(n).Start())
+			})
+			r.must(r.c.WaitState(1, "active", 20*time.Second))
+			r.verify(image)
+		}
+	})
 }
 
 // hasPrimary makes sure that a fault of the OSD means something.
@@ -91,25 +105,50 @@ func (r *rig) hasPrimary(n meta.OSDNum) {
 
 // TestStopOSD: an orderly stop fails no operation and hands PGs over.
 func TestStopOSD(t *testing.T) {
-	for _, s := range schemes {
-		t.Run(s.name, func(t *testing.T) {
-			full(t)
-			r := newRig(t, cluster.Config{})
-			image := r.open(r.pool(1, s.pool, imageBytes), imageBytes)
-			for _, n := range r.c.OSDNumbers() {
-				r.hasPrimary(n)
-				result := r.under(fmt.Sprintf("stop of OSD %d", n), image, gentle, 2*time.Second, func() {
-					if code, err := r.c.OSD(n).Terminate(15 * time.Second); err != nil || code != 0 {
-						r.Errorf("exit code %d, %v\n%s", code, err, r.c.OSD(n).Log(20))
-					}
-				})
-				r.atMost(result, 3500*time.Millisecond, "an orderly stop does not wait for a lease")
-				r.must(r.c.OSD(n).Start())
-				r.must(r.c.WaitState(1, "active", 20*time.Second))
-				r.verify(image)
+	lazily(t, false, func(r *rig, image *tested, load workload.Options) {
+		for _, n := range r.c.OSDNumbers() {
+			r.hasPrimary(n)
+			result := r.under(fmt.Sprintf("stop of OSD %d", n), image, load, 2*time.Second, func() {
+				if code, err := r.c.OSD(n).Terminate(15 * time.Second); err != nil || code != 0 {
+					r.Errorf("exit code %d, %v\n%s", code, err, r.c.OSD(n).Log(20))
+				}
+			})
+			r.atMost(result, 3500*time.Millisecond, "an orderly stop does not wait for a lease")
+			r.must(r.c.OSD(n).Start())
+			r.must(r.c.WaitState(1, "active", 20*time.Second))
+			r.verify(image)
+		}
+	})
+}
+
+// TestClientCrash: what a client has synced survives it, even together with the
+// OSDs; what it was writing is there or not.
+func TestClientCrash(t *testing.T) {
+	lazily(t, false, func(r *rig, image *tested, load workload.Options) {
+		load.MayFail = func(error) bool { return true }
+		for round := range 3 {
+			run := image.Start(image.image, load)
+			r.progress(run, 1000)
+			image.image.Close()
+			if _, err := run.Stop(); err != nil {
+				r.Fatal(err)
 			}
-		})
-	}
+			if load.SyncEvery > 0 {
+				image.LoseUnsynced()
+			}
+			if round > 0 {
+				for _, n := range r.c.OSDNumbers() {
+					r.must(r.c.OSD(n).Kill())
+				}
+				for _, n := range r.c.OSDNumbers() {
+					r.must(r.c.OSD(n).Start())
+				}
+				r.must(r.c.WaitState(1, "active", 20*time.Second))
+			}
+			image.image = r.dial(image.image.name)
+			r.verify(image)
+		}
+	})
 }
 
 // TestFrozenOSD: a process that stands still for a while and then goes on

@@ -88,7 +88,7 @@ func TestSameNumber(t *testing.T) {
 	r := newRig(t, cluster.Config{})
 	image := r.open(r.pool(1, schemes[0].pool, imageBytes), imageBytes)
 	twin := r.c.Dir + "/twin.img"
-	r.must(r.c.PrepareDisk(1, twin, 1<<30))
+	r.must(r.c.PrepareDisk(1, twin, 1<<30, "--disable_data_fsync", "1"))
 	p, err := r.c.OSDOn("osd1twin", twin)
 	r.must(err)
 	result := r.under("a second OSD 1", image, gentle, time.Second, func() {
@@ -123,7 +123,7 @@ func TestWrongDisk(t *testing.T) {
 	image := r.open(r.pool(1, schemes[0].pool, imageBytes), imageBytes)
 	r.under("load", image, gentle, time.Second, func() {})
 	disk := r.c.Dir + "/other.img"
-	r.must(r.c.PrepareDisk(7, disk, 256<<20))
+	r.must(r.c.PrepareDisk(7, disk, 256<<20, "--disable_data_fsync", "1"))
 	good, err := r.c.OSDOn("osd7", disk)
 	r.must(err)
 	r.must(good.Start())
@@ -158,7 +158,7 @@ func TestWrongDisk(t *testing.T) {
 		}
 	}
 	// With another block size than the pool's an OSD may run, but has no PGs.
-	r.must(r.c.PrepareDisk(9, r.c.Dir+"/blocks.img", 256<<20, "--block_size", "65536"))
+	r.must(r.c.PrepareDisk(9, r.c.Dir+"/blocks.img", 256<<20, "--disable_data_fsync", "1", "--block_size", "65536"))
 	p, err := r.c.OSDOn("osd9", r.c.Dir+"/blocks.img")
 	r.must(err)
 	r.must(p.Start())

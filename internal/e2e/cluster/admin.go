@@ -127,8 +127,10 @@ func (c *Cluster) States(id meta.PoolID) ([]string, error) {
 	if count == 0 {
 		return nil, fmt.Errorf("pool %d has no PGs", id)
 	}
-	if wanted := c.wantedPGs(id); count != wanted {
-		return nil, fmt.Errorf("pool %d has %d PGs instead of %d", id, count, wanted)
+	wanted, size := c.wanted(id)
+	if count != wanted || len(config.Pool(id).PGs[0].OSDSet) != size {
+		return nil, fmt.Errorf("pool %d has %d PGs on %d OSDs each instead of %d on %d", id, count,
+			len(config.Pool(id).PGs[0].OSDSet), wanted, size)
 	}
 	states := make([]string, count)
 	for i := range states {
@@ -149,16 +151,17 @@ func (c *Cluster) States(id meta.PoolID) ([]string, error) {
 	return states, nil
 }
 
-func (c *Cluster) wantedPGs(id meta.PoolID) uint32 {
+// wanted is what config/pools says about the PGs of a pool.
+func (c *Cluster) wanted(id meta.PoolID) (pgs uint32, size int) {
 	text, err := c.Get(c.Keys.Pools())
 	if err != nil {
-		return 0
+		return 0, 0
 	}
 	pools, _ := schema.DecodePools("", text, schema.BuiltinPoolDefaults())
 	if p := pools.Valid[id]; p != nil {
-		return p.PGCount
+		return p.PGCount, p.PGSize
 	}
-	return 0
+	return 0, 0
 }
 
 // WaitState waits until each PG of a pool has the state: exactly it, or, when it

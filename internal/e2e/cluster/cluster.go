@@ -36,7 +36,8 @@ type Config struct {
 	OSDBytes int64
 	// DisksIn is the folder of disks; "" = Dir.
 	DisksIn string
-	Prepare []string // more arguments of vitastor-disk prepare
+	// Lazy: disks have volatile caches, commits are not immediate.
+	Lazy    bool
 	OSDArgs []string // more arguments of OSDs
 	MonArgs []string // more arguments of monitors
 	// Global is config/global, set before anything starts.
@@ -80,6 +81,13 @@ func New(c Config) (*Cluster, error) {
 	setDefault(&c.OSDBytes, 1<<30)
 	if c.DisksIn == "" {
 		c.DisksIn = c.Dir
+	}
+	if c.Lazy {
+		c.Global = maps.Clone(c.Global)
+		if c.Global == nil {
+			c.Global = map[string]any{}
+		}
+		c.Global["immediate_commit"] = "none"
 	}
 	cl := &Cluster{Config: c, Keys: schema.NewKeys(""), osds: map[meta.OSDNum]*Process{}}
 	if cl.mark = c.Mark; cl.mark == "" {
@@ -206,7 +214,10 @@ func (c *Cluster) AddOSD(n meta.OSDNum, bytes int64) error {
 }
 
 func (c *Cluster) prepare(n meta.OSDNum, bytes int64) error {
-	return c.PrepareDisk(n, c.Disk(n), bytes, c.Prepare...)
+	if c.Lazy {
+		return c.PrepareDisk(n, c.Disk(n), bytes, "--disable_data_fsync", "0")
+	}
+	return c.PrepareDisk(n, c.Disk(n), bytes, "--disable_data_fsync", "1")
 }
 
 // PrepareDisk makes a file that is the disk of an OSD; more are arguments of
@@ -219,7 +230,7 @@ func (c *Cluster) PrepareDisk(n meta.OSDNum, file string, bytes int64, more ...s
 		return err
 	}
 	args := []string{c.Bin.Program("vitastor-disk"), "prepare", "--osd_num", strconv.Itoa(int(n)), "--data_device", file,
-		"--meta_reserve", "2x,16M", "--data_csum_type", "crc32c", "--disable_data_fsync", "1"}
+		"--meta_reserve", "2x,16M", "--data_csum_type", "crc32c"}
 	_, err := run(c.Dir, append(args, more...)...)
 	return err
 }
@@ -375,6 +386,17 @@ func (c *Cluster) Close() error {
 		return fmt.Errorf("processes were left: %v", left)
 	}
 	return nil
+}
+
+// CheckDisks verifies the stores of all OSDs, which must not run.
+func (c *Cluster) CheckDisks() error {
+	var errs []error
+	for _, n := range c.OSDNumbers() {
+		if _, err := run(c.Dir, c.Bin.Program("vitastor-disk"), "check", c.Disk(n)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Logs is the end of the log of every process: for failed tests.

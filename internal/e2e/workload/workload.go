@@ -126,6 +126,9 @@ func (c *Content) LoseUnsynced() {
 	}
 }
 
+// Clone is what a snapshot contains that is made now, while nothing runs.
+func (c *Content) Clone() *Content { return &Content{Tag: c.Tag, blocks: slices.Clone(c.blocks)} }
+
 // Options of Run.
 type Options struct {
 	Writers int           // 0 = 8
