@@ -83,6 +83,10 @@ func (o *op) deletesDone() {
 		// A power loss may bring it back, also on an OSD that the PG leaves.
 		p.deleted = p.deleted || o.lazy && p.unclean
 		p.changed()
+		if p.mourns() && o.rec == nil {
+			o.bury()
+			return
+		}
 		if o.lazy {
 			p.s.sync.wrote(o)
 		}
@@ -116,6 +120,9 @@ func (o *op) finishDelete() {
 	case wire.OK:
 		reply.Flags = wire.DeleteReportsDead
 		for _, osd := range o.pg.dead {
+			if o.buried {
+				break // it will not come back
+			}
 			reply.Flags |= wire.DeleteLeftOnDead
 			reply.AddLeftOnDead(osd)
 		}

@@ -107,6 +107,7 @@ type op struct {
 	lazy    bool // written, but not durable before a SYNC
 	leaving bool // counts in pg.leaving
 	fresh   bool // EC: the object does not exist, there is nothing to read
+	buried  bool // a DELETE that has left an empty object
 
 	behind list // operations that wait for the object
 	reads  list // reads that wait for the outcome
@@ -161,7 +162,7 @@ func (o *op) reset() {
 	o.r, o.rec, o.hold, o.finish, o.parent, o.into = nil, nil, nil, nil, nil, nil
 	o.offset, o.length, o.cas, o.recovery = 0, 0, 0, false
 	o.err, o.damage, o.version, o.retries = wire.OK, wire.OK, 0, 0
-	o.queues, o.holder, o.lazy, o.leaving = false, false, false, false
+	o.queues, o.holder, o.lazy, o.leaving, o.buried = false, false, false, false, false
 	o.forget()
 }
 

@@ -49,7 +49,7 @@ func TestCompareAndSet(t *testing.T) {
 		r.atRest(p)
 		r.crash(3)
 		r.peer(p)
-		d = u.want(wire.OK, u.beginDelete(1, 0, 0))
+		d = u.want(wire.OK, u.beginDelete(1, 0, 0)) // what OSD 3 may have of it is unknown
 		if re.Decode(&d.Reply); re.Flags != wire.DeleteReportsDead|wire.DeleteLeftOnDead || re.Count != 1 || re.LeftOnDead[0] != 3 {
 			t.Errorf("delete in a degraded PG: %+v", re)
 		}

@@ -106,13 +106,22 @@ func (o *op) haveOld() {
 		o.fail(wire.EINTR)
 		return
 	}
-	if o.kind == opDelete {
+	switch {
+	case o.kind == opDelete && o.old != 0 && p.mourns():
+		if o.version = o.grave(); o.version.Epoch() > p.recorded {
+			p.awaitEpoch(o)
+			return
+		}
+		fallthrough
+	case o.kind == opDelete:
 		o.version = o.old + 1
 		o.sendDeletes()
 		return
-	}
-	if o.rec != nil && o.old == 0 {
+	case o.rec != nil && o.old == 0:
 		o.end() // it does not exist
+		return
+	case o.exhumes():
+		o.exhume()
 		return
 	}
 	next, epoch := meta.NextVersion(o.old, p.epoch)
@@ -130,6 +139,11 @@ func (o *op) haveOld() {
 func (o *op) sendWrites() {
 	if !o.active() {
 		o.fail(wire.EPIPE)
+		return
+	}
+	if o.kind == opDelete { // it has waited for the epoch of its grave
+		o.version = o.old + 1
+		o.sendDeletes()
 		return
 	}
 	for _, osd := range o.pg.curSet {
