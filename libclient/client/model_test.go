@@ -286,7 +286,8 @@ func (h *history) observe(u unitID, v uint64, begun int) {
 	// Nobody has written since before the read began: the value stays.
 	quiet := h.writing[u] == 0
 	for _, e := range h.events[u] {
-		quiet = quiet && e.acked < begun
+		// An unsynced CAS whose answer was lost may still be undone.
+		quiet = quiet && e.acked < begun && !(e.failed && e.value == v)
 	}
 	if quiet {
 		h.settled[u] = &seen{v, h.now()}
