@@ -95,7 +95,7 @@ type Loop struct {
 	stopped  chan struct{}
 }
 
-// New makes a loop; Run runs it.
+// New makes a loop; Run runs it, or the caller does, by Step.
 func New(o Options) (*Loop, error) {
 	setDefault(&o.Mailbox, MailboxDefault)
 	setDefault(&o.Streams, StreamsDefault)
@@ -105,6 +105,7 @@ func New(o Options) (*Loop, error) {
 		o.Log = slog.Default()
 	}
 	l := &Loop{o: o, log: o.Log, stopped: make(chan struct{}), shared: make([]byte, readBytes)}
+	l.parkAlways = runtime.GOMAXPROCS(0) < 2
 	l.clock.tick()
 	l.mark.Run = func() {}
 	if err := l.poll.open(); err != nil {
@@ -163,7 +164,6 @@ func (l *Loop) Run(ctx context.Context) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer context.AfterFunc(ctx, l.Stop)()
-	l.parkAlways = runtime.GOMAXPROCS(0) < 2
 	l.io.running = true
 	for !l.stopping.Load() {
 		l.iterate()

@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"vitastor/internal/env"
+	"vitastor/internal/invariant"
 	"vitastor/internal/sys"
 )
 
@@ -26,20 +27,41 @@ func (l *Loop) ListenUnix(path string, accept func(env.Stream) env.StreamHandler
 }
 
 // Adopt makes a stream of a connected socket, which belongs to the loop from
-// then on, also if that fails. As with Listen, Connected is not called.
-func (l *Loop) Adopt(fd int, h env.StreamHandler) (env.Stream, error) {
+// then on, also if that fails. accept is called at once, as by Listen.
+func (l *Loop) Adopt(fd int, accept func(env.Stream) env.StreamHandler) error {
 	err := error(ErrTooManyStreams)
 	if l.conns < l.o.Streams {
+		err = nil
 		if e := sys.SetNonblock(fd); e != 0 {
 			err = e
-		} else {
-			s, e := l.adopt(fd, sys.LocalAddr(fd))
-			if err = e; e == nil {
-				s.handler = h
-				return s, nil
-			}
 		}
 	}
-	sys.Close(fd)
-	return nil, fmt.Errorf("connection: %w", err)
+	var s *stream
+	if err == nil {
+		s, err = l.adopt(fd, sys.LocalAddr(fd))
+	}
+	if err != nil {
+		sys.Close(fd)
+		return fmt.Errorf("connection: %w", err)
+	}
+	if s.handler = accept(s); s.handler == nil {
+		s.Close()
+	}
+	return nil
+}
+
+// Detach ends a stream of this package without closing its descriptor, which
+// belongs to the caller then (-1 = the stream has ended). Nothing may be queued
+// for sending.
+func Detach(s env.Stream) int {
+	st, ok := s.(*stream)
+	if !ok || st.fd < 0 || st.state != open {
+		return -1
+	}
+	invariant.Must(st.queue.head == nil, "loop: a stream with something to send is detached")
+	fd := st.fd
+	st.l.poll.remove(fd)
+	st.l.conns--
+	st.fd, st.state = -1, closed
+	return fd
 }

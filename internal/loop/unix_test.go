@@ -81,12 +81,8 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(t, l, func(finish func()) {
-		h := &funcs{}
-		s, err := l.Adopt(pair[0], h)
-		if err != nil {
+		if err := l.Adopt(pair[0], func(s env.Stream) env.StreamHandler { return echo(s) }); err != nil {
 			t.Error(err)
-		} else {
-			*h = *echo(s)
 		}
 		finish()
 	})
@@ -110,9 +106,34 @@ func TestAdopt(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(t, l, func(finish func()) {
-		if _, err := l.Adopt(fd, &funcs{}); err == nil {
+		if err := l.Adopt(fd, nil); err == nil {
 			t.Error("a file is adopted")
 		}
 		finish()
 	})
+}
+
+func TestDetach(t *testing.T) {
+	l := start(t, Options{})
+	detached := make(chan int, 1)
+	to := listen(t, l, localhost, func(s env.Stream) env.StreamHandler {
+		return &funcs{received: func([]byte) {
+			detached <- Detach(s)
+			if fd := Detach(s); fd != -1 {
+				t.Errorf("detached twice: %d", fd)
+			}
+		}}
+	})
+	c := client(t, to)
+	c.Write([]byte("?"))
+	fd := <-detached
+	f := os.NewFile(uintptr(fd), "detached")
+	defer f.Close()
+	if _, err := f.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 5)
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != "hello" {
+		t.Fatalf("%q, %v", got, err)
+	}
 }
