@@ -122,7 +122,7 @@ func recoverDiskWith(c *cluster.Cluster, meanwhile func()) (bytesPerSecond float
 	if err := c.WaitDown(recoveredOSD, time.Minute); err != nil {
 		return 0, err
 	}
-	if err := c.PrepareDisk(recoveredOSD, c.Disk(recoveredOSD), clusterDisk, clusterPrepare...); err != nil {
+	if err := c.PrepareDisk(recoveredOSD, c.Disk(recoveredOSD), clusterDisk, append([]string{"--disable_data_fsync", "1"}, clusterPrepare...)...); err != nil {
 		return 0, err
 	}
 	if err := c.OSD(recoveredOSD).Start(); err != nil {

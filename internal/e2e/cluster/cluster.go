@@ -38,6 +38,7 @@ type Config struct {
 	DisksIn string
 	// Lazy: disks have volatile caches, commits are not immediate.
 	Lazy    bool
+	Prepare []string // more arguments of vitastor-disk prepare
 	OSDArgs []string // more arguments of OSDs
 	MonArgs []string // more arguments of monitors
 	// Global is config/global, set before anything starts.
@@ -214,10 +215,11 @@ func (c *Cluster) AddOSD(n meta.OSDNum, bytes int64) error {
 }
 
 func (c *Cluster) prepare(n meta.OSDNum, bytes int64) error {
+	fsync := "1"
 	if c.Lazy {
-		return c.PrepareDisk(n, c.Disk(n), bytes, "--disable_data_fsync", "0")
+		fsync = "0"
 	}
-	return c.PrepareDisk(n, c.Disk(n), bytes, "--disable_data_fsync", "1")
+	return c.PrepareDisk(n, c.Disk(n), bytes, append([]string{"--disable_data_fsync", fsync}, c.Prepare...)...)
 }
 
 // PrepareDisk makes a file that is the disk of an OSD; more are arguments of
