@@ -205,10 +205,10 @@ const chains = true
 func (c *Config) drawFaults(rng *rand.Rand) {
 	groups := [][]FaultKind{
 		{Kill, KillSilent, PowerLoss, Blackout, Stop},
-		{Pause, SlowNode, KillSilent},
+		{Pause, SlowNode, KillSilent, KVExile},
 		{Isolate, Cut, CutOneWay, Reset, Blackhole, Loss, SlowNet},
 		{SlowDisk, Stall, PowerLoss},
-		{KVDown, KVCut, KVAnswers, KVFlaky, KVCompact},
+		{KVDown, KVCut, KVAnswers, KVExile, KVFlaky, KVCompact},
 		{ClockJump, ClockDrift, Kill},
 		{MonitorKill, ClientKill, Kill},
 		{Out, Reweight, PGCount, PGSize, PoolAdd, Kill, Stop},

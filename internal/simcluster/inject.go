@@ -120,6 +120,9 @@ func (k *Cluster) injectSlow(f Fault) {
 		k.w.KV().Cut(k.etcdUser(f.A), true, true)
 	case KVAnswers:
 		k.w.KV().Cut(k.etcdUser(f.A), false, true)
+	case KVExile:
+		k.w.KV().Cut(k.etcdUser(f.A), true, true)
+		k.w.KV().Cut(k.etcdUser(f.B), true, true)
 	case KVFlaky:
 		k.w.KV().SetFaults(sim.KVFaults{LoseRequest: 0.05, LoseAnswer: 0.05, Unavailable: 0.05, BreakWatch: 0.05})
 	case KVCompact:
@@ -188,6 +191,9 @@ func (k *Cluster) healNet(f Fault) {
 		kv.SetDown(false)
 	case KVCut, KVAnswers:
 		kv.Cut(k.etcdUser(f.A), false, false)
+	case KVExile:
+		kv.Cut(k.etcdUser(f.A), false, false)
+		kv.Cut(k.etcdUser(f.B), false, false)
 	case KVFlaky:
 		kv.SetFaults(sim.KVFaults{})
 	}

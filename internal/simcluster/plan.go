@@ -33,6 +33,7 @@ const (
 	KVDown      // etcd is away
 	KVCut       // A does not reach etcd; above OSDs: monitors, then clients
 	KVAnswers   // A gets no answers from etcd
+	KVExile     // A and client B do not reach etcd, but each other
 	KVFlaky     // some requests and answers get lost, watches break
 	KVCompact   // etcd forgets its history
 	BitRot      // a bit flips on the disk of the OSD that may rot
@@ -51,7 +52,7 @@ const (
 
 var faultNames = [faultKinds]string{"kill", "kill-silent", "power-loss", "blackout", "stop", "pause", "isolate", "cut", "cut-one-way", "reset",
 	"blackhole", "loss", "slow-node", "slow-net", "slow-disk", "stall", "clock-jump", "clock-drift", "kv-down", "kv-cut", "kv-answers",
-	"kv-flaky", "kv-compact", "bit-rot", "latent", "disk-errors", "monitor-kill", "client-kill", "out", "reweight", "pg-count", "pg-size",
+	"kv-exile", "kv-flaky", "kv-compact", "bit-rot", "latent", "disk-errors", "monitor-kill", "client-kill", "out", "reweight", "pg-count", "pg-size",
 	"pool-add", "full"}
 
 func (k FaultKind) String() string { return faultNames[k] }
@@ -112,7 +113,7 @@ const leaseTime = 4 * time.Second
 // lasts draws a duration.
 func (k FaultKind) lasts(rng *rand.Rand) time.Duration {
 	switch k {
-	case Pause, Isolate, KVCut, KVAnswers: // often about as long as a lease, or longer
+	case Pause, Isolate, KVCut, KVAnswers, KVExile: // often about as long as a lease, or longer
 		around := leaseTime + time.Duration((rng.Float64()-0.5)*float64(time.Second))
 		return pick(rng, draw(rng, 500*time.Millisecond), around, draw(rng, 6*time.Second))
 	case Cut, CutOneWay, Blackhole:
@@ -139,6 +140,8 @@ func (f *Fault) place(c *Config, rng *rand.Rand) {
 		}
 	case KVCut, KVAnswers:
 		f.A = 1 + rng.IntN(c.OSDs+c.Monitors+c.Clients)
+	case KVExile:
+		f.B = 1 + c.OSDs + c.Monitors + rng.IntN(c.Clients)
 	case MonitorKill:
 		f.A = 1 + rng.IntN(c.Monitors)
 	case ClientKill:
@@ -160,7 +163,7 @@ func (f *Fault) spareCopies(c *Config) {
 	switch {
 	case f.Kind == Blackout:
 		f.Kind, f.A = PowerLoss, c.RotOSD
-	case f.Kind.down(), (f.Kind == KVCut || f.Kind == KVAnswers) && f.A <= c.OSDs:
+	case f.Kind.down(), (f.Kind.group() == KVCut) && f.A <= c.OSDs:
 		f.A = c.RotOSD
 	case f.Kind == KVFlaky:
 		f.Kind = KVCompact
@@ -213,7 +216,7 @@ func (k FaultKind) group() FaultKind {
 		return Cut
 	case Stall, DiskErrors:
 		return SlowDisk
-	case KVAnswers:
+	case KVAnswers, KVExile:
 		return KVCut
 	case Reweight:
 		return Out
@@ -232,6 +235,8 @@ func (f Fault) clashes(o Fault) bool {
 		return false
 	case a == Cut:
 		return f.A == o.A && f.B == o.B || f.A == o.B && f.B == o.A
+	case a == KVCut:
+		return f.A == o.A || f.B != 0 && f.B == o.A || o.B != 0 && o.B == f.A || f.B != 0 && f.B == o.B
 	case a == Loss || a == KVDown || a == KVFlaky || a == PGCount || a == Full:
 		return true
 	}

@@ -125,7 +125,7 @@ var focuses = map[string]struct {
 	"rot":     {[]FaultKind{BitRot, Latent, BitRot, Latent, Kill, PowerLoss}, true},
 	"power":   {[]FaultKind{PowerLoss, Blackout, Kill, SlowDisk, Stall}, false},
 	"network": {[]FaultKind{Cut, CutOneWay, Reset, Blackhole, Loss, SlowNet, Isolate}, false},
-	"lease":   {[]FaultKind{Pause, Isolate, KVCut, KVAnswers, KVDown, KillSilent, Kill}, false},
+	"lease":   {[]FaultKind{Pause, Isolate, KVCut, KVAnswers, KVExile, KVExile, KVDown, KillSilent, Kill}, false},
 	"moves":   {[]FaultKind{Out, Reweight, Kill, Stop, PGCount, Pause}, false},
 }
 
