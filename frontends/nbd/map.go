@@ -1,0 +1,363 @@
+package nbd
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"vitastor/frontends/blockdev"
+	"vitastor/frontends/nbd/nbdproto"
+	"vitastor/frontends/nbd/netlink"
+	"vitastor/internal/env"
+	"vitastor/internal/sys"
+)
+
+const (
+	// reportEnv tells a process in the background that its parent waits on
+	// descriptor 3 for "ok DEVICE" or "error TEXT".
+	reportEnv = "VITASTOR_NBD_REPORT"
+	// connectionsMax is more than any kernel profits from.
+	connectionsMax = 64
+)
+
+// errNoFree is the end of the search for a device.
+var errNoFree = errors.New("no free devices: unmap one, or load the module nbd with a larger nbds_max")
+
+// mapDevice is the command map, netlink-map or netlink-revive.
+func (t *Tool) mapDevice(c *command) error {
+	m := &mapping{tool: t, netlink: c.name != "map", revive: c.name == "netlink-revive", index: -1}
+	if err := m.settings(c); err != nil {
+		return err
+	}
+	if os.Getenv(reportEnv) != "" {
+		return m.background(c)
+	}
+	if c.flag("foreground") {
+		return m.run(c, func(device string) {
+			if !m.given || m.netlink {
+				fmt.Fprintln(t.Out, device)
+			}
+		})
+	}
+	device, err := spawn(c.Flags["logfile"])
+	if err == nil && (!m.given || m.netlink) {
+		fmt.Fprintln(t.Out, device)
+	}
+	return err
+}
+
+// mapping is an image on its way to a device.
+type mapping struct {
+	tool            *Tool
+	netlink, revive bool
+	index           int
+	given           bool // index was
+	images          *images
+	readOnly        bool
+	connections     int
+	memory          int
+	clientFlags     uint64
+
+	cluster *cluster
+	server  *Server
+	disk    *blockdev.Image
+	device  Device // by ioctl
+	empty   chan struct{}
+}
+
+func (m *mapping) settings(c *command) (err error) {
+	if m.images, err = chosen(c); err != nil {
+		return err
+	}
+	if m.images.all || len(m.images.names) != 1 {
+		return fmt.Errorf("%s attaches one image to one device", c.name)
+	}
+	device := c.device
+	if device == "" {
+		device = c.Flags["dev_num"]
+	}
+	if m.given = device != ""; m.given {
+		if m.index, err = netlink.Index(device); err != nil {
+			return err
+		}
+	} else if m.revive {
+		return errors.New("which device? Use netlink-revive /dev/nbdN --image NAME")
+	}
+	n, err := c.number("connections", 1)
+	if err != nil {
+		return err
+	}
+	if n == 0 || n > connectionsMax {
+		return fmt.Errorf("--connections %d: between 1 and %d", n, connectionsMax)
+	}
+	memory, err := c.number("memory", MemoryDefault)
+	m.connections, m.memory = int(n), int(memory)
+	m.readOnly = c.flag("readonly") || m.netlink && isOn(c.Flags["nbd_ro"])
+	if isOn(c.Flags["nbd_destroy_on_disconnect"]) {
+		m.clientFlags |= netlink.DestroyOnDisconnect
+	}
+	if isOn(c.Flags["nbd_disconnect_on_close"]) {
+		m.clientFlags |= netlink.DisconnectOnClose
+	}
+	return err
+}
+
+func isOn(text string) bool { return text != "" && text != "0" && text != "false" && text != "no" }
+
+// run serves a device until it is disconnected, or a signal.
+func (m *mapping) run(c *command, ready func(device string)) error {
+	var err error
+	if m.cluster, err = m.tool.connect(c); err != nil {
+		return err
+	}
+	defer m.cluster.close(m.tool)
+	o := &m.cluster.options
+	if err := m.tool.Kernel.Load(o.NBDMaxDevices, o.NBDMaxPart); err != nil {
+		return err
+	}
+	if err := m.cluster.do(func(done func(error)) { done(m.open()) }); err != nil {
+		return err
+	}
+	defer m.server.Free()
+	fds, err := m.sockets()
+	if err == nil {
+		err = m.attach(fds)
+	}
+	for _, fd := range fds { // the kernel has its own references
+		sys.Close(fd)
+	}
+	if err != nil {
+		return err
+	}
+	ready(netlink.Path(m.index))
+	err = m.wait()
+	if e := m.cluster.do(func(done func(error)) { m.server.Shutdown(func() { done(nil) }) }); err == nil {
+		err = e
+	}
+	return err
+}
+
+// open opens the image. It runs on the loop.
+func (m *mapping) open() (err error) {
+	m.images.env, m.images.client = m.cluster.env, m.cluster.client
+	m.empty = make(chan struct{}, connectionsMax)
+	m.server, err = NewServer(Config{Env: m.cluster.env, Catalogue: m, ReadOnly: m.readOnly, MemoryBytes: m.memory,
+		Empty: func() { m.empty <- struct{}{} }})
+	if err != nil {
+		return err
+	}
+	m.disk, err = m.images.open(m.images.names[0])
+	return err
+}
+
+// Open implements Catalogue: all connections share one disk.
+func (m *mapping) Open(string) (blockdev.Disk, error) { return m.disk, nil }
+
+// List implements Catalogue.
+func (m *mapping) List(func(name, description string)) {}
+
+// sockets makes connections: one end of each is served, the other ends are for
+// the kernel.
+func (m *mapping) sockets() (fds []int, err error) {
+	for range m.connections {
+		pair, err := sys.SocketPair()
+		if err != nil {
+			return fds, err
+		}
+		fds = append(fds, pair[1])
+		err = m.cluster.do(func(done func(error)) {
+			done(m.cluster.loop.Adopt(pair[0], func(s env.Stream) env.StreamHandler { return m.server.AcceptDevice(s) }))
+		})
+		if err != nil {
+			return fds, err
+		}
+	}
+	return fds, nil
+}
+
+// kernelOptions are what the kernel has to know of the image.
+func (m *mapping) kernelOptions() (o netlink.Options, err error) {
+	config := &m.cluster.options
+	o = netlink.Options{ClientFlags: m.clientFlags, TimeoutSeconds: uint64(config.NBDTimeout.Seconds()),
+		DeadConnSeconds: uint64(config.NBDConnTimeout.Seconds())}
+	err = m.cluster.do(func(done func(error)) {
+		o.SizeBytes, o.BlockBytes = kernelSize(m.disk.Info().SizeBytes)
+		flags := m.server.describe(&export{disk: m.disk}).Flags
+		o.ServerFlags = uint64(flags &^ nbdproto.SendDF)
+		done(nil)
+	})
+	return o, err
+}
+
+// kernelSize is the size of a device, and its blocks. They are of 4 KiB, unless
+// the end of the image would be lost.
+func kernelSize(bytes uint64) (size, block uint64) {
+	const sector, page = 512, 4096
+	if bytes%page == 0 {
+		return bytes, page
+	}
+	return bytes / sector * sector, sector
+}
+
+// attach finds a device and gives it the sockets.
+func (m *mapping) attach(fds []int) error {
+	o, err := m.kernelOptions()
+	if err != nil {
+		return err
+	}
+	k := m.tool.Kernel
+	switch {
+	case m.revive:
+		err = k.Reconfigure(m.index, fds, o)
+	case m.netlink:
+		m.index, err = k.Connect(m.index, fds, o)
+	case m.given:
+		m.device, err = k.Attach(m.index, fds, o)
+	default:
+		err = m.attachFree(fds, o)
+	}
+	if err != nil {
+		return err
+	}
+	return m.cluster.do(func(done func(error)) {
+		m.disk.Resized = m.resized
+		if size, _ := kernelSize(m.disk.Info().SizeBytes); size != o.SizeBytes {
+			m.resized(size) // meanwhile
+		}
+		done(nil)
+	})
+}
+
+// attachFree tries devices in order.
+func (m *mapping) attachFree(fds []int, o netlink.Options) (err error) {
+	used := m.tool.mapped()
+	for m.index = 0; m.tool.Kernel.Exists(m.index); m.index++ {
+		if _, is := used[m.index]; is {
+			continue
+		}
+		m.device, err = m.tool.Kernel.Attach(m.index, fds, o)
+		switch {
+		case errors.Is(err, syscall.EBUSY):
+			continue
+		case errors.Is(err, syscall.ENOENT):
+			return errNoFree
+		}
+		return err
+	}
+	return errNoFree
+}
+
+// resized tells the kernel. It is called on the loop, which must not wait.
+func (m *mapping) resized(bytes uint64) {
+	size, _ := kernelSize(bytes)
+	index, device, log := m.index, m.device, m.tool.log
+	go func() {
+		var err error
+		if device != nil {
+			err = device.Resize(size)
+		} else {
+			err = m.tool.Kernel.Resize(index, size)
+		}
+		if err != nil {
+			log.Error("the new size of the image is not seen by the device: unmap and map it", "err", err)
+		}
+	}()
+}
+
+// wait returns when the device was disconnected. A signal disconnects it.
+func (m *mapping) wait() error {
+	ended := make(chan struct{})
+	defer close(ended)
+	if m.device != nil {
+		go func() {
+			select {
+			case <-m.tool.Signals:
+				if err := m.device.Disconnect(); err != nil {
+					m.tool.log.Error("disconnect", "err", err)
+				}
+			case <-ended:
+			}
+		}()
+		return m.device.Run()
+	}
+	select {
+	case <-m.empty:
+		return nil
+	case <-m.tool.Signals:
+		return m.tool.Kernel.Disconnect(m.index)
+	}
+}
+
+// background runs in the process that spawn has started.
+func (m *mapping) background(c *command) error {
+	os.Unsetenv(reportEnv)
+	report := os.NewFile(3, "report")
+	syscall.CloseOnExec(3)
+	err := m.run(c, func(device string) {
+		os.Chdir("/")
+		fmt.Fprintf(report, "ok %s\n", device)
+		report.Close()
+	})
+	if err != nil {
+		fmt.Fprintf(report, "error %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
+	}
+	return err
+}
+
+// spawn runs this command line again in the background, and returns the device
+// when it is ready. The command line stays as it is: ls reads it.
+func spawn(logfile string) (device string, err error) {
+	if logfile == "" {
+		logfile = os.DevNull
+	}
+	log, err := os.OpenFile(logfile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+	if err != nil {
+		return "", fmt.Errorf("--logfile: %w", err)
+	}
+	defer log.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), reportEnv+"=1"), Stdout: log, Stderr: log,
+		ExtraFiles: []*os.File{w}, SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return "", fmt.Errorf("background process: %w", err)
+	}
+	line, _ := bufio.NewReader(r).ReadString('\n')
+	word, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+	switch word {
+	case "ok":
+		return text, cmd.Process.Release()
+	case "error":
+		cmd.Wait()
+		return "", errors.New(text)
+	}
+	return "", fmt.Errorf("the background process ended without a word (%v): look at --logfile", cmd.Wait())
+}
+
+// unmap is the command, and netlink-unmap.
+func (t *Tool) unmap(c *command) error {
+	if c.device == "" {
+		return fmt.Errorf("which device? Use %s /dev/nbdN (`vitastor-nbd ls` lists them)", c.name)
+	}
+	index, err := netlink.Index(c.device)
+	if err != nil {
+		return err
+	}
+	if c.name == "netlink-unmap" {
+		return t.Kernel.Disconnect(index)
+	}
+	if t.Kernel.PID(index) == 0 && !c.flag("force") {
+		return fmt.Errorf("%s is not mapped (there is no /sys/block/nbd%d/pid): `vitastor-nbd ls` lists mapped devices, --force disconnects anyway",
+			netlink.Path(index), index)
+	}
+	return t.Kernel.Detach(index, c.flag("force"))
+}

@@ -1,0 +1,171 @@
+package nbd
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+
+	"vitastor/internal/schema/option"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+)
+
+// Tool is the program vitastor-nbd.
+type Tool struct {
+	Out, Err io.Writer
+	// Kernel is this host; nil = the real one.
+	Kernel Kernel
+	// Signals ends serve and map.
+	Signals <-chan os.Signal
+
+	log *slog.Logger
+}
+
+// usage is the command line.
+var usage = option.Tool{
+	Name:      "vitastor-nbd",
+	Summary:   "Gives images to NBD clients, and to the kernel of this host as block devices." + commandHelp,
+	Component: option.Client,
+	Arguments: "COMMAND [DEVICE]",
+	Flags: []option.Flag{
+		{Name: "image", Value: "NAME", Doc: "image, or snapshot (image@snapshot); for serve also several, separated by commas"},
+		{Name: "pool", Value: "ID", Doc: "with --inode and --size: serve a bare inode of this pool"},
+		{Name: "inode", Value: "NUMBER", Doc: "see --pool"},
+		{Name: "size", Value: "BYTES", Doc: "see --pool"},
+		{Name: "readonly", Doc: "refuse writes"},
+		{Name: "all", Doc: "serve: all images; the list of exports shows them"},
+		{Name: "json", Doc: "ls: print JSON"},
+		{Name: "force", Doc: "unmap: also a device that does not look used"},
+		{Name: "listen", Value: "HOST:PORT", Doc: "serve: TCP address, or several (default 127.0.0.1:10809, unless --socket is given)"},
+		{Name: "socket", Value: "PATH", Doc: "serve: unix socket, or several"},
+		{Name: "tls_cert", Value: "FILE", Doc: "serve: certificate (PEM) for TLS"},
+		{Name: "tls_key", Value: "FILE", Doc: "serve: its key"},
+		{Name: "tls_ca", Value: "FILE", Doc: "serve: authorities of client certificates, which are then required"},
+		{Name: "tls_require", Doc: "serve: refuse clients that do not use TLS"},
+		{Name: "memory", Value: "BYTES", Doc: "serve, map: memory for data in flight (default 268435456)"},
+		{Name: "max_connections", Value: "NUMBER", Doc: "serve: number of clients (default 1024)"},
+		{Name: "connections", Value: "NUMBER", Doc: "map: sockets between the kernel and us (default 1)"},
+		{Name: "dev_num", Value: "NUMBER", Doc: "map: N of /dev/nbdN (default: the first free one)"},
+		{Name: "logfile", Value: "FILE", Doc: "map: where the process in the background logs to (default /dev/null)"},
+		{Name: "foreground", Value: "1", Doc: "map: stay in the foreground"},
+		{Name: "pidfile", Value: "FILE", Doc: "serve: write the number of the process there"},
+		{Name: "nbd_destroy_on_disconnect", Value: "1", Doc: "netlink-map: the kernel removes the device when it is disconnected"},
+		{Name: "nbd_disconnect_on_close", Value: "1", Doc: "netlink-map: the kernel disconnects the device when its last user closes it"},
+		{Name: "nbd_ro", Value: "1", Doc: "netlink-map: the same as --readonly"},
+	},
+}
+
+const commandHelp = `
+
+COMMANDS
+
+  serve          serve images to NBD clients over TCP or unix sockets, until a signal
+  map            attach an image to /dev/nbdN of this host, by ioctl; prints the device
+  unmap          detach /dev/nbdN
+  ls             list the mapped images of this host (also: list, list-mapped)
+  netlink-map    attach by netlink: survives the death of this program, see netlink-revive
+  netlink-revive /dev/nbdN  serve a device again whose server has died
+  netlink-unmap  detach by netlink`
+
+// command is a command line.
+type command struct {
+	option.Command
+	name   string
+	device string // as given
+}
+
+// commands are what the first argument may be.
+var commands = map[string]func(*Tool, *command) error{
+	"serve":          (*Tool).serve,
+	"map":            (*Tool).mapDevice,
+	"unmap":          (*Tool).unmap,
+	"ls":             (*Tool).list,
+	"list":           (*Tool).list,
+	"list-mapped":    (*Tool).list,
+	"netlink-map":    (*Tool).mapDevice,
+	"netlink-revive": (*Tool).mapDevice,
+	"netlink-unmap":  (*Tool).unmap,
+}
+
+// Main runs a command line, without the program's name, and returns the exit
+// code.
+func (t *Tool) Main(args []string) int {
+	if t.Kernel == nil {
+		t.Kernel = Host{}
+	}
+	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
+	parsed, err := parse(args)
+	c := &command{Command: parsed}
+	if err == nil {
+		err = t.run(c)
+	}
+	if err != nil {
+		fmt.Fprintln(t.Err, "vitastor-nbd:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// parse reads a command line. As in the reference, the last option needs no
+// value.
+func parse(args []string) (option.Command, error) {
+	if n := len(args); n > 0 && args[n-1] == "--foreground" {
+		args = append(args[:n:n], "1")
+	}
+	return usage.Parse(args)
+}
+
+// run finds the command. As in the reference, help is no failure.
+func (t *Tool) run(c *command) error {
+	if len(c.Rest) > 0 {
+		c.name = c.Rest[0]
+	}
+	do := commands[c.name]
+	if c.Help || do == nil {
+		if c.name != "" && do == nil {
+			fmt.Fprintf(t.Err, "vitastor-nbd: there is no command %q\n", c.name)
+		}
+		fmt.Fprint(t.Out, usage.Help())
+		return nil
+	}
+	if len(c.Rest) > 1 {
+		c.device = c.Rest[1]
+	}
+	if len(c.Rest) > 2 {
+		return fmt.Errorf("unexpected argument %q", c.Rest[2])
+	}
+	return do(t, c)
+}
+
+// flag tells whether a flag was given.
+func (c *command) flag(name string) bool { return c.Flags[name] != "" }
+
+// names are the parts of a list.
+func (c *command) names(flag string) (list []string) {
+	for name := range strings.SplitSeq(c.Flags[flag], ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			list = append(list, name)
+		}
+	}
+	return list
+}
+
+// number reads a flag; missing = what it is if it was not given.
+func (c *command) number(flag string, missing uint64) (uint64, error) {
+	text, given := c.Flags[flag]
+	if !given {
+		return missing, nil
+	}
+	n, err := strconv.ParseUint(text, 10, 63)
+	if err != nil {
+		return 0, fmt.Errorf("--%s %s: a number is expected, without a unit", flag, text)
+	}
+	return n, nil
+}
