@@ -366,7 +366,9 @@ type dataJob struct {
 	old   layout.Chain // what is under it
 }
 
-// planData collects what the visible entries of an object refer to.
+// planData collects what the visible entries of an object refer to. What lies
+// under a stable block is never read again and waits to be removed: it may be
+// what a scrub has found damaged and repaired by a newer version.
 func (c *checker) planData(live, old layout.Chain) {
 	for w := live.Walk(); w.Next(); {
 		e := w.Entry
@@ -375,6 +377,9 @@ func (c *checker) planData(live, old layout.Chain) {
 			c.jobs = append(c.jobs, dataJob{at: c.p.DataOffset(e.Block()), entry: e, over: live[:w.Index], old: old})
 		case e.Type() == layout.SmallWrite && e.Len() != 0:
 			c.jobs = append(c.jobs, dataJob{at: c.p.Buffer.Offset + e.Location(), small: true, entry: e})
+		}
+		if e.IsBig() && w.Stable {
+			return
 		}
 	}
 }
