@@ -43,5 +43,27 @@ func (r *rig) dial(name string, options ...string) *handle {
 	return &handle{h, name, c}
 }
 
+// opLimit ends operations that would hang a test: clients themselves wait for
+// ever.
+const opLimit = time.Minute
+
+func (h *handle) ReadAt(b []byte, offset int64) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
+	defer cancel()
+	return h.ReadContext(ctx, b, offset)
+}
+
+func (h *handle) WriteAt(b []byte, offset int64) (int, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
+	defer cancel()
+	return h.WriteContext(ctx, b, offset)
+}
+
+func (h *handle) Sync() error {
+	ctx, cancel := context.WithTimeout(context.Background(), opLimit)
+	defer cancel()
+	return h.SyncContext(ctx)
+}
+
 // Close ends the client; what it has not synced may be lost.
 func (h *handle) Close() { h.cluster.Close() }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -237,16 +238,22 @@ func (c *Cluster) PrepareDisk(n meta.OSDNum, file string, bytes int64, more ...s
 	return err
 }
 
+// Superblock is that of a prepared disk, as JSON.
+func (c *Cluster) Superblock(disk string) ([]byte, error) {
+	out, err := run(c.Dir, c.Bin.Program("vitastor-disk"), "read-sb", disk)
+	return []byte(out), err
+}
+
 // OSDOn is an OSD process on a prepared disk, with the parameters of its
 // superblock on the command line as vitastor-disk exec-osd gives them. It is
 // none of the cluster's OSDs.
 func (c *Cluster) OSDOn(name, disk string, more ...string) (*Process, error) {
-	out, err := run(c.Dir, c.Bin.Program("vitastor-disk"), "read-sb", disk)
+	out, err := c.Superblock(disk)
 	if err != nil {
 		return nil, err
 	}
 	var sb map[string]any
-	numbers := json.NewDecoder(strings.NewReader(out))
+	numbers := json.NewDecoder(bytes.NewReader(out))
 	numbers.UseNumber() // offsets exactly as they are
 	if err := numbers.Decode(&sb); err != nil {
 		return nil, fmt.Errorf("vitastor-disk read-sb %s: %w", disk, err)

@@ -118,6 +118,26 @@ func (c *Content) Verify(image Image) error {
 	return nil
 }
 
+// WriteAll writes a new version of every block.
+func (c *Content) WriteAll(image Image) error {
+	const chunk = 64
+	b := make([]byte, chunk*BlockBytes)
+	for i := 0; i < len(c.blocks); i += chunk {
+		part := b[:min(chunk, len(c.blocks)-i)*BlockBytes]
+		for j := 0; j < len(part)/BlockBytes; j++ {
+			c.blocks[i+j].begun++
+			c.Fill(part[j*BlockBytes:(j+1)*BlockBytes], i+j, c.blocks[i+j].begun)
+		}
+		if _, err := image.WriteAt(part, int64(i)*BlockBytes); err != nil {
+			return fmt.Errorf("writing block %d: %w", i, err)
+		}
+		for j := 0; j < len(part)/BlockBytes; j++ {
+			c.blocks[i+j].acked = c.blocks[i+j].begun
+		}
+	}
+	return nil
+}
+
 // LoseUnsynced says that the client has died: of what was not synced, any
 // version from the synced one on may be there.
 func (c *Content) LoseUnsynced() {
