@@ -20,6 +20,7 @@ type disk struct {
 	unit     int64 // alignment that requests must have; 1 = none
 	whole    int64 // writes up to here are never torn, without asking for it
 	block    bool  // block device
+	memory   bool  // a file in memory: see diskIO.copyNow
 	readOnly bool
 	closed   bool
 	inFlight int // requests submitted whose Done is still to come
@@ -58,7 +59,7 @@ func (d *disk) open(path string, o env.DiskOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	d.fd, d.block = fd, f.BlockDevice
+	d.fd, d.block, d.memory = fd, f.BlockDevice, f.Memory
 	d.unit, d.whole = int64(f.BlockBytes), int64(f.PhysicalBytes)
 	if !direct {
 		d.unit = 1

@@ -188,6 +188,7 @@ func TestPartialTransfers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.(*disk).memory = false // wherever the tests keep their files
 	mem := alloc(t, 64<<10)
 	for round := range 300 {
 		op, ended := &env.DiskOp{Kind: env.DiskOpKind(round & 1), Buf: mem[:r.IntN(len(mem))]}, false

@@ -28,6 +28,9 @@ type diskIO struct {
 	next  int      // in free: the next idle slot
 	again []uint32 // slots to be started once more
 
+	copied      []uint32 // slots whose try was made by copyNow
+	copiedBytes int64    // of them
+
 	ring    *uring.Ring // nil = threads
 	refused bool        // the kernel did not take all requests of the ring
 	cqes    []uring.CQE
@@ -46,7 +49,10 @@ type slot struct {
 	index uint32
 }
 
-const triesMax = 1000 // of a request that the kernel puts off again and again
+const (
+	triesMax     = 1000    // of a request that the kernel puts off again and again
+	copyBytesMax = 1 << 20 // copied from and to files in memory, until sockets have their turn
+)
 
 // diskQueue is a FIFO of requests.
 type diskQueue struct {
@@ -77,7 +83,8 @@ func (q *diskQueue) pop() *env.DiskOp {
 
 func (x *diskIO) open(l *Loop) (err error) {
 	n := l.o.DiskInFlight
-	x.l, x.slots, x.free, x.again = l, make([]slot, n), make([]uint32, n), make([]uint32, 0, n)
+	x.l, x.slots, x.free = l, make([]slot, n), make([]uint32, n)
+	x.again, x.copied = make([]uint32, 0, n), make([]uint32, 0, n)
 	if x.iovs, err = pinned.Make[sys.Iovec](n * env.DiskIovMax); err != nil {
 		return err
 	}
@@ -178,7 +185,7 @@ func (x *diskIO) start() {
 		}
 	}
 	x.again = kept
-	for x.running && x.waiting.head != nil && x.taken < len(x.slots) && len(x.again) == 0 {
+	for x.running && x.waiting.head != nil && x.taken < len(x.slots) && len(x.again) == 0 && x.copiedBytes < copyBytesMax {
 		op := x.waiting.pop()
 		s := &x.slots[x.free[x.next]]
 		x.next = (x.next + 1) % len(x.free)
@@ -199,11 +206,24 @@ func (x *diskIO) submit() { x.refused = x.ring.Submit() != 0 }
 
 // begin starts or continues the request in s. false: the ring is full.
 func (x *diskIO) begin(s *slot) bool {
-	if x.ring == nil || s.op.Kind == env.DiskDiscard && s.disk.block {
+	switch {
+	case s.disk.memory && s.op.Kind != env.DiskDiscard:
+		x.copyNow(s)
+	case x.ring == nil, s.op.Kind == env.DiskDiscard && s.disk.block:
 		x.threads.begin(s)
-		return true
+	default:
+		return s.prepare(x.ring)
 	}
-	return s.prepare(x.ring)
+	return true
+}
+
+// copyNow makes a try of a request to a file in memory. The kernel would hand
+// it to a thread, because such files cannot tell whether a transfer would block:
+// two changes of threads for a copy of a few microseconds.
+func (x *diskIO) copyNow(s *slot) {
+	x.threads.results[s.index] = s.copy()
+	x.copied = append(x.copied, s.index)
+	x.copiedBytes += s.op.Bytes()
 }
 
 // reap collects completions of the ring and of the threads.
@@ -218,6 +238,10 @@ func (x *diskIO) reap() {
 			break
 		}
 	}
+	for _, i := range x.copied {
+		x.complete(&x.slots[i], x.slots[i].result())
+	}
+	x.copied, x.copiedBytes = x.copied[:0], 0
 	for x.threads.inFlight > 0 {
 		select {
 		case s := <-x.threads.done:

@@ -10,7 +10,8 @@
 // Sockets are level-triggered epoll: one read of up to 128 KiB per event, all
 // messages queued on a stream leave with one system call. Disks are an io_uring
 // whose descriptor is in the same epoll set, or threads where io_uring is not
-// allowed. All system calls of loaded paths are raw (see internal/sys).
+// allowed; files in memory (tmpfs) are copied from and to at once, a bounded
+// number of bytes per turn. All system calls of loaded paths are raw (see internal/sys).
 //
 // Guarantee: callbacks run one at a time, on the loop's thread, and never inside
 // the call that started the operation. In steady state nothing allocates.

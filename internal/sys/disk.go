@@ -18,6 +18,26 @@ func WriteAt(fd int, parts []Iovec, offset int64, flags int) (int, syscall.Errno
 	return transferAt(unix.SYS_PWRITEV2, fd, parts, offset, flags)
 }
 
+// CopyFrom and CopyTo are ReadAt and WriteAt for files in memory, where nothing
+// is waited for: the scheduler is not told.
+func CopyFrom(fd int, parts []Iovec, offset int64) (int, syscall.Errno) {
+	return copyAt(unix.SYS_PREADV, fd, parts, offset)
+}
+
+// CopyTo is the raw pwritev; see CopyFrom.
+func CopyTo(fd int, parts []Iovec, offset int64) (int, syscall.Errno) {
+	return copyAt(unix.SYS_PWRITEV, fd, parts, offset)
+}
+
+func copyAt(call uintptr, fd int, parts []Iovec, offset int64) (int, syscall.Errno) {
+	n, _, e := syscall.RawSyscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(parts))),
+		uintptr(len(parts)), uintptr(offset), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
 func transferAt(call uintptr, fd int, parts []Iovec, offset int64, flags int) (int, syscall.Errno) {
 	// On 64-bit kernels the offset is one argument and its upper half is ignored.
 	n, _, e := syscall.Syscall6(call, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(parts))),

@@ -104,6 +104,7 @@ type DiskFacts struct {
 	AtomicBytes        int // largest RWF_ATOMIC write; 0 = not supported
 	DiscardGranularity int64
 	Rotational         bool
+	Memory             bool // a file in memory (tmpfs, ramfs): transfers are copies, they wait for no device
 	DeviceID           string
 }
 
@@ -119,6 +120,7 @@ func ProbeDisk(fd int) (DiskFacts, error) {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 		f.DiscardGranularity = 4096 // by punching holes
+		f.Memory = inMemory(fd)
 	case unix.S_IFBLK:
 		f.BlockDevice, device = true, st.Rdev
 		size, err := DeviceBytes(fd)
@@ -134,6 +136,15 @@ func ProbeDisk(fd int) (DiskFacts, error) {
 	f.fromStatx(fd)
 	f.PhysicalBytes = max(f.PhysicalBytes, f.BlockBytes)
 	return f, nil
+}
+
+// inMemory tells whether the file system of fd keeps files in memory only.
+func inMemory(fd int) bool {
+	var fs unix.Statfs_t
+	if unix.Fstatfs(fd, &fs) != nil {
+		return false
+	}
+	return fs.Type == unix.TMPFS_MAGIC || fs.Type == unix.RAMFS_MAGIC
 }
 
 // fromSysfs reads the directory of a block device; a partition's parent knows
