@@ -176,3 +176,21 @@ func TestDeletedCopiesStayDeleted(t *testing.T) {
 		})
 	}
 }
+
+// A client that does not know that a PG has moved reads from an OSD that it has
+// left (localized reads, wire.md §11): it must be refused.
+func TestLocalReadsWhereNothingIsLeft(t *testing.T) {
+	for i := range 8 {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			pool := schemes["replicated 2"]
+			pool.LocalReads = "random"
+			c := quiet(uint64(i), pool)
+			c.OSDs, c.Hosts, c.Duration = 5, 5, 20*time.Second
+			c.KVLatency, c.Work.Think = 200*time.Millisecond, 5*time.Millisecond
+			judge(t, c, Plan{
+				{At: time.Second, Heal: 18 * time.Second, Kind: KVAnswers, A: c.OSDs + c.Monitors + 1 + i%2},
+				{At: 2 * time.Second, Heal: 16 * time.Second, Kind: Out, A: 1 + i%5},
+			})
+		})
+	}
+}

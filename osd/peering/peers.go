@@ -146,6 +146,17 @@ func (m *Machine) wantsLock(p *peer) bool {
 	return p.held && p.member
 }
 
+// lockState is the state that a peer is told. One that has to have nothing of the
+// PG, but was asked what it has, is never told that all is well: it would serve
+// localized reads of clients that do not know yet that the PG has moved away,
+// with the emptiness that it has.
+func (m *Machine) lockState(p *peer) meta.PGState {
+	if m.is(meta.PGActive) && !slices.Contains(m.curSet, p.osd) {
+		return m.state | meta.PGHasMisplaced
+	}
+	return m.state
+}
+
 // pumpLocks sends what each peer does not know yet, one request at a time.
 func (m *Machine) pumpLocks() {
 	for i := range m.peers {
@@ -154,9 +165,9 @@ func (m *Machine) pumpLocks() {
 			continue
 		}
 		switch wants := m.wantsLock(p); {
-		case wants && p.acked != m.state:
+		case wants && p.acked != m.lockState(p):
 			m.seq++
-			p.held, p.busy, p.sent = true, m.seq, m.state
+			p.held, p.busy, p.sent = true, m.seq, m.lockState(p)
 			m.emit(SendLock{p.osd, p.busy, p.sent})
 		case !wants && p.held:
 			m.seq++
@@ -193,7 +204,7 @@ func (m *Machine) onLock(ev LockResult) {
 // locked: all present peers know that we peer.
 func (m *Machine) locked() bool {
 	for _, osd := range m.curPeers {
-		if p := m.peer(osd); p != nil && m.lockable(p) && (p.busy != 0 || p.acked != m.state) {
+		if p := m.peer(osd); p != nil && m.lockable(p) && (p.busy != 0 || p.acked != m.lockState(p)) {
 			return false
 		}
 	}
