@@ -62,7 +62,7 @@ type mapping struct {
 	memory          int
 	clientFlags     uint64
 
-	cluster *cluster
+	cluster *connection
 	server  *Server
 	disk    *blockdev.Image
 	device  Device // by ioctl

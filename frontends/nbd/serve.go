@@ -53,7 +53,7 @@ func (t *Tool) serve(c *command) error {
 // service is a running serve.
 type service struct {
 	tool      *Tool
-	cluster   *cluster
+	cluster   *connection
 	images    *images
 	config    Config
 	tls       *tlsFront // nil = none

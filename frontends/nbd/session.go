@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"strings"
 	"syscall"
 
 	"vitastor/internal/env"
@@ -20,9 +19,9 @@ import (
 
 const defaultConfigPath = "/etc/vitastor/vitastor.conf"
 
-// cluster is the connection of this process to a cluster: a loop on a goroutine
+// connection is that of this process to a cluster: a loop on a goroutine
 // of its own, and a client on it.
-type cluster struct {
+type connection struct {
 	loop    *loop.Loop
 	env     *env.Env
 	kv      *etcd.KV
@@ -36,7 +35,7 @@ type cluster struct {
 var errStopped = errors.New("stopped")
 
 // connect returns when the state of the cluster is known.
-func (t *Tool) connect(c *command) (*cluster, error) {
+func (t *Tool) connect(c *command) (*connection, error) {
 	layers, facts, err := sources(c, t.log)
 	if err != nil {
 		return nil, err
@@ -50,7 +49,7 @@ func (t *Tool) connect(c *command) (*cluster, error) {
 			return nil, unknownOption(u.Name)
 		}
 	}
-	cl := &cluster{ended: make(chan struct{})}
+	cl := &connection{ended: make(chan struct{})}
 	cl.options, _ = set.Client()
 	if len(cl.options.Common.EtcdAddress) == 0 {
 		return nil, fmt.Errorf(`nobody says where etcd is: write {"etcd_address":["10.0.0.1:2379"]} into %s, or use --etcd_address 10.0.0.1:2379`,
@@ -76,7 +75,7 @@ func (t *Tool) connect(c *command) (*cluster, error) {
 	return cl, nil
 }
 
-func (cl *cluster) start(t *Tool, endpoints []string, config client.Config) error {
+func (cl *connection) start(t *Tool, endpoints []string, config client.Config) error {
 	ready := make(chan error, 1)
 	cl.loop.Post(func() {
 		e := cl.loop.Env()
@@ -95,18 +94,14 @@ func (cl *cluster) start(t *Tool, endpoints []string, config client.Config) erro
 	})
 	select {
 	case err := <-ready:
-		if err != nil {
-			return fmt.Errorf("the state of the cluster cannot be read from etcd at %s: %w; is it running, is etcd_address right?",
-				strings.Join(endpoints, ", "), err)
-		}
-		return nil
+		return err
 	case <-t.Signals:
 		return errStopped
 	}
 }
 
 // do runs f on the loop and waits until it calls done.
-func (cl *cluster) do(f func(done func(error))) error {
+func (cl *connection) do(f func(done func(error))) error {
 	result := make(chan error, 1)
 	if !cl.loop.Post(func() { f(func(err error) { result <- err }) }) {
 		return loop.ErrStopped
@@ -121,7 +116,7 @@ func (cl *cluster) do(f func(done func(error))) error {
 
 // close disconnects after everything was made durable; another signal ends the
 // waiting for that.
-func (cl *cluster) close(t *Tool) {
+func (cl *connection) close(t *Tool) {
 	synced := make(chan syscall.Errno, 1)
 	cl.loop.Post(func() {
 		cl.client.Submit(&client.Op{Kind: client.Sync, Done: func(op *client.Op) { synced <- op.Err }})
@@ -138,7 +133,7 @@ func (cl *cluster) close(t *Tool) {
 	cl.stop()
 }
 
-func (cl *cluster) stop() {
+func (cl *connection) stop() {
 	if cl.kv != nil {
 		cl.kv.Close()
 		cl.kv.Wait()

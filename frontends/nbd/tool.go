@@ -31,7 +31,7 @@ type Tool struct {
 // usage is the command line.
 var usage = option.Tool{
 	Name:      "vitastor-nbd",
-	Summary:   "Gives images to NBD clients, and to the kernel of this host as block devices." + commandHelp,
+	Summary:   "Gives images to NBD clients, and to the kernel of this host as block devices.",
 	Component: option.Client,
 	Arguments: "COMMAND [DEVICE]",
 	Flags: []option.Flag{
@@ -62,9 +62,7 @@ var usage = option.Tool{
 	},
 }
 
-const commandHelp = `
-
-COMMANDS
+const commandHelp = `Commands of vitastor-nbd:
 
   serve          serve images to NBD clients over TCP or unix sockets, until a signal
   map            attach an image to /dev/nbdN of this host, by ioctl; prints the device
@@ -72,7 +70,9 @@ COMMANDS
   ls             list the mapped images of this host (also: list, list-mapped)
   netlink-map    attach by netlink: survives the death of this program, see netlink-revive
   netlink-revive /dev/nbdN  serve a device again whose server has died
-  netlink-unmap  detach by netlink`
+  netlink-unmap  detach by netlink
+
+`
 
 // command is a command line.
 type command struct {
@@ -132,7 +132,7 @@ func (t *Tool) run(c *command) error {
 		if c.name != "" && do == nil {
 			fmt.Fprintf(t.Err, "vitastor-nbd: there is no command %q\n", c.name)
 		}
-		fmt.Fprint(t.Out, usage.Help())
+		fmt.Fprint(t.Out, commandHelp, usage.Help())
 		return nil
 	}
 	if len(c.Rest) > 1 {
