@@ -11,7 +11,7 @@ DURATION ?= 30m
 SEED ?= random
 CRASH_POINTS ?= 100000
 
-.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs deps clean
+.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin deps clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -73,6 +73,9 @@ lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
 	@command -v shellcheck >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
 	shellcheck .ci/run
 	$(GO) mod verify >/dev/null
+
+lib: ## the C library, in bin/lib
+	$(MAKE) -C libclient/libvitastor OUT=$(CURDIR)/bin/lib
 
 deps: ## install what the tests run (Debian packages), if missing
 	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || PATH=$$PATH:/usr/sbin:/sbin command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
