@@ -266,6 +266,10 @@ func (c *Cluster) OSDOn(name, disk string, more ...string) (*Process, error) {
 	return c.process(name, append(args, c.OSDArgs...)...), nil
 }
 
+// Tool is one more process of the cluster, such as a server on a host with
+// virtual machines: it dies with us, and must be ended before Close.
+func (c *Cluster) Tool(name string, args ...string) *Process { return c.process(name, args...) }
+
 // OSD is the process of an OSD.
 func (c *Cluster) OSD(n meta.OSDNum) *Process { return c.osds[n] }
 
