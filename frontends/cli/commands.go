@@ -140,7 +140,7 @@ var poolCommands = []command{
 		options: []optionHelp{{"force", "", "even with images (-f)"}}, complete: poolNames, run: (*run).rmPool},
 	{names: []string{"ls-pools", "pool-ls", "ls-pool", "pools"}, args: "[-l] [--detail] [--sort FIELD] [-r] [-n N] [GLOB ...]", short: "List pools",
 		options: []optionHelp{{"long", "", "also I/O (-l)"}, {"detail", "", "everything, one block per pool"}, {"sort", "FIELD", "name, scheme, used_raw, pg_count, ..."},
-			{"reverse", "", "the other way round (-r)"}, {"count", "N", "only the first N (-n)"}, {"stats", "", "the same as -l"}},
+			{"reverse", "", "the other way round (-r)"}, {"count", "N", "only the first N (-n)"}, {"stats", "1", "the same as -l"}},
 		complete: poolNames, run: (*run).lsPools},
 }
 

@@ -136,8 +136,8 @@ func walk(out []*treeNode, nodes []*treeNode, depth int) []*treeNode {
 	return out
 }
 
-// path is the names of all nodes above, from the root.
-func path(tree []*treeNode, n *treeNode) string {
+// pathTo is the names of all nodes above, from the root.
+func pathTo(tree []*treeNode, n *treeNode) string {
 	byName := map[string]*treeNode{}
 	for _, t := range tree {
 		byName[t.name] = t
@@ -181,7 +181,7 @@ func (r *run) listOSDs(asTree bool) (result, error) {
 		if n.osd == nil && !asTree {
 			continue
 		}
-		row := map[string]string{"type": strings.Repeat("  ", n.depth) + n.level, "name": n.name, "parent": path(tree, n)}
+		row := map[string]string{"type": strings.Repeat("  ", n.depth) + n.level, "name": n.name, "parent": pathTo(tree, n)}
 		if n.osd != nil {
 			n.osd.cells(row)
 		}

@@ -158,29 +158,23 @@ func (p *pgInfo) json() object {
 		o = object{}
 	}
 	delete(o, "write_osd_set")
-	history := p.history.OSDSets
-	if history == nil {
-		history = [][]meta.OSDNum{}
-	}
-	for _, set := range history {
-		slices.Sort(set)
-	}
+	p.history.Normalise()
 	peers := p.history.AllPeers
 	if peers == nil {
 		peers = []meta.OSDNum{}
 	}
 	o["pool_id"], o["pool_name"], o["pg_num"], o["pause"] = p.pool.ID, p.pool.Name, p.target.Num, p.target.Pause
 	o["state"], o["cur_primary"], o["target_primary"] = stateNames(p.state), p.state.Primary, p.target.Primary
-	o["target_set"], o["target_history"], o["all_peers"] = p.target.OSDSet, sortedSets(history), peers
+	o["target_set"], o["target_history"], o["all_peers"] = p.target.OSDSet, sortedSets(p.history.OSDSets), peers
 	o["epoch"], o["next_scrub"] = p.history.Epoch, p.history.NextScrub
 	return o
 }
 
-// sortedSets is a copy in order.
+// sortedSets are in order, each once.
 func sortedSets(sets [][]meta.OSDNum) [][]meta.OSDNum {
-	sets = slices.Clone(sets)
+	sets = append([][]meta.OSDNum{}, sets...)
 	slices.SortFunc(sets, slices.Compare)
-	return sets
+	return slices.CompactFunc(sets, slices.Equal)
 }
 
 func (p *pgInfo) cells() map[string]string {

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"vitastor/internal/meta"
+	"vitastor/internal/placement"
 	"vitastor/internal/schema"
 )
 
@@ -295,7 +295,8 @@ func (p poolSpec) decode(key string, id meta.PoolID, stored *schema.Object, defa
 	if err != nil {
 		return nil, fail(syscall.EINVAL, "%v", err)
 	}
+	if _, err := placement.RulesOf(pool); err != nil {
+		return nil, fail(syscall.EINVAL, "%v", err)
+	}
 	return pool, nil
 }
-
-func poolIDText(id meta.PoolID) string { return strconv.Itoa(int(id)) }

@@ -245,8 +245,8 @@ func (r *run) changeParent(child *schema.SeenInode, parent meta.Inode) (text str
 		return "", fail(syscall.EAGAIN, "Layer %s was modified by someone else: run the command again", inodeText(child))
 	}
 	text = fmt.Sprintf("Parent of layer %s detached", inodeText(child))
-	if parent != 0 {
-		text = fmt.Sprintf("Parent of layer %s changed to %s", inodeText(child), s.nameOf(parent))
+	if p := s.inodes[parent]; p != nil {
+		text = fmt.Sprintf("Parent of layer %s changed to %s", inodeText(child), inodeText(p))
 	}
 	return text, r.conn.until(answer.Revision)
 }

@@ -81,6 +81,8 @@ func (t *Tool) exit(r *run, res result, err error) int {
 		data, text = f.data, f.text
 	}
 	switch {
+	case res.printed && f != nil:
+		fmt.Fprintln(t.Err, f.text)
 	case res.printed:
 	case r.json && data != nil:
 		fmt.Fprintln(t.Out, encodeJSON(data))
