@@ -77,7 +77,7 @@ func freePort(t *testing.T) string {
 }
 
 // An etcd that is stopped in the ordinary way takes 7 seconds while watches are
-// open. A lease of 2 seconds survives that, and the restart.
+// open. A lease of 5 seconds survives that, and the restart.
 func TestLeaseSurvivesRestart(t *testing.T) {
 	t.Parallel()
 	dir, client, peer := t.TempDir(), freePort(t), freePort(t)
@@ -85,7 +85,7 @@ func TestLeaseSurvivesRestart(t *testing.T) {
 	defer func() { server.Server.HardStop(); server.Close() }()
 	l := kvtest.NewLoop(t, false)
 	kv := kvtest.OpenKV(t, l, etcd.Config{Endpoints: []string{"http://" + client}})
-	h := newHolder(t, l, kv, 2)
+	h := newHolder(t, l, kv, 5)
 	deleted := false
 	kv.Txn(&env.Txn{Then: []env.KVOp{{Kind: env.KVPut, Key: "/a", Lease: h.id}}}, 5*time.Second, func(_ *env.TxnResponse, err error) {
 		if err != nil {
