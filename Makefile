@@ -10,6 +10,8 @@ FUZZTIME ?= 30s
 DURATION ?= 30m
 SEED ?= random
 CRASH_POINTS ?= 100000
+# Whole clusters of `make test-integrations`, each with 60 simulated seconds of faults.
+CLUSTER_SEEDS ?= 1-240
 
 .PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin deps clean
 .DEFAULT_GOAL := help
@@ -26,10 +28,11 @@ build: ## compile everything; programs go to bin/
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: deps ## heavier suites: 100 000 crash points, all scenarios on real processes, race detector
+test-integrations: deps ## heavier suites: real processes, 240 simulated clusters, 100 000 crash points, race detector
 	VITASTOR_E2E=full $(GO) test -count=1 -v -timeout 20m ./internal/e2e
+	$(GO) test -count=1 -timeout 15m -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.seed=$(CLUSTER_SEEDS) -simcluster.duration=60s
 	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
-	$(GO) test -race -p 1 -timeout 20m ./internal/...
+	$(GO) test -race -p 1 -timeout 20m $$($(GO) list ./internal/... ./osd/sentinel ./mon/web ./libclient/image | grep -vE 'internal/(simcluster|e2e|archtest|bench|placement)')
 
 race: deps ## the tests under the race detector
 	$(GO) test -race -timeout 40m ./...
@@ -37,7 +40,8 @@ race: deps ## the tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME each (default 30s)
 	$(GO) -C internal/tools run ./fuzzall -root ../.. -time $(FUZZTIME)
 
-soak: ## hours of random histories with crashes: make soak SEED=... DURATION=30m
+soak: ## hours of random histories: clusters with faults, then disks with crashes: make soak SEED=... DURATION=30m
+	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.soak=$(DURATION) -simcluster.duration=60s
 	$(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./osd/store/crashtest -args -seed=$(SEED) -duration=$(DURATION)
 
 bench: ## the table of figures, paired with C and raw I/O in the same run
