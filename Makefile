@@ -4,7 +4,7 @@ GO ?= go
 TAGS := invariants
 export CGO_ENABLED ?= 1
 # What the tests run for real, as command:debian-package.
-NEEDS := gcc:build-essential lp_solve:lp-solve etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2
+NEEDS := gcc:build-essential lp_solve:lp-solve etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2 qemu-img:qemu-utils nbdinfo:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit openssl:openssl
 
 FUZZTIME ?= 30s
 DURATION ?= 30m

@@ -41,6 +41,9 @@ func TestCluster(t *testing.T) {
 		{"TLS", (*served).tls},
 		{"mistakes", (*served).mistakes},
 		{"clients that die", (*served).deaths},
+		{"map", (*served).mapped},
+		{"map in the background", (*served).mapBackground},
+		{"netlink", (*served).netlinkMapped},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(&served{t, s.c, s.program, s.dir}) })
 	}

@@ -115,14 +115,17 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 		return err
 	}
 	defer m.cluster.close(m.tool)
+	err = m.cluster.do(func(done func(error)) { done(m.open()) })
+	if m.server != nil {
+		defer m.server.Free()
+	}
 	o := &m.cluster.options
-	if err := m.tool.Kernel.Load(o.NBDMaxDevices, o.NBDMaxPart); err != nil {
+	if err == nil {
+		err = m.tool.Kernel.Load(o.NBDMaxDevices, o.NBDMaxPart)
+	}
+	if err != nil {
 		return err
 	}
-	if err := m.cluster.do(func(done func(error)) { done(m.open()) }); err != nil {
-		return err
-	}
-	defer m.server.Free()
 	fds, err := m.sockets()
 	if err == nil {
 		err = m.attach(fds)
