@@ -175,6 +175,8 @@ func (k *Cluster) healNet(f Fault) {
 		net.Isolate(k.machine(f.A), false)
 	case Cut, CutOneWay:
 		net.Join(k.machine(f.A), k.machine(f.B))
+	case Blackhole: // else servers keep what they have received of the requests for long
+		net.Reset(k.machine(f.A), k.machine(f.B))
 	case Loss:
 		net.SetLoss(0)
 	case SlowNet:
