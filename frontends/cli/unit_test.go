@@ -299,3 +299,24 @@ func TestCommands(t *testing.T) {
 		}
 	}
 }
+
+// What is left after a removal, and what to do about it. (Our OSDs leave nothing
+// on dead ones; those of the reference do.)
+func TestRemovalFailure(t *testing.T) {
+	m := &removal{inode: meta.MakeInode(1, 7), total: 5, removed: 3, errors: 2, firstErr: "object at offset 4096: EIO",
+		inactive: []meta.PGNum{4, 2}, dead: map[meta.OSDNum]bool{9: true, 3: true}, leftOnDead: true}
+	f, _ := m.failure().(*failure)
+	want := "Inode 7 from pool 1 is not removed completely: PGs 2, 4 are not active: repeat the command when they are; " +
+		"2 objects could not be removed (object at offset 4096: EIO): repeat the command; data may be left on OSDs 3, 9 that are down: " +
+		"start them and repeat the command, or use --down-ok if they will never come back"
+	if f == nil || f.errno != 5 || f.text != want {
+		t.Errorf("%v", f)
+	}
+	if got := encodeJSON(f.data); got != `{"error_count": 2, "inactive_osds": [3, 9], "inactive_pgs": [2, 4], "removed_objects": 3, "total_objects": 5}` {
+		t.Errorf("%s", got)
+	}
+	m = &removal{leftOnDead: true, opts: dataOptions{downOK: true}}
+	if err := m.failure(); err != nil {
+		t.Errorf("--down-ok: %v", err)
+	}
+}
