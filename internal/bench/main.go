@@ -44,6 +44,7 @@ var sections = []section{
 	{"placement", benchPlacement},
 	{"cluster", benchCluster},
 	{"recovery", benchRecovery},
+	{"nbd", benchNBD},
 }
 
 func main() {
@@ -53,6 +54,9 @@ func main() {
 	}
 	if len(os.Args) > 2 && os.Args[1] == clusterArgument {
 		os.Exit(clusterio.Main(os.Args[2]))
+	}
+	if len(os.Args) > 2 && os.Args[1] == nbdArgument {
+		os.Exit(runNBD(os.Args[2]))
 	}
 	only := flag.String("only", ".", "regular expression on section names")
 	rounds := flag.Int("rounds", 7, "paired runs of each comparison")
