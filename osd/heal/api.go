@@ -101,6 +101,7 @@ type Healer struct {
 	// Recovery.
 	queue   *Queue
 	load    load
+	pace    pace
 	tick    env.Timer
 	kick    env.Task
 	free    *recovery

@@ -21,9 +21,10 @@
 // recovery_queue_depth (1 by default) objects at a time do not make use of a
 // disk: each is a read, a transfer and a write, one after the other. So that
 // number is a lower limit. While clients leave the disk of this OSD alone (they
-// use less than 1 % of the time), up to 16 objects or 16 MiB are in work; when
-// they come back, the depth returns to the configured one within 100 ms, and
-// stays there until they have been quiet for a second. Disks of other OSDs are
+// use less than 1 % of the time), 16 objects are in work, and up to 128 or 16 MiB
+// as long as each takes less than 50 ms; when they come back, the depth returns
+// to the configured one within 100 ms, and stays there until they have been quiet
+// for a second. Disks of other OSDs are
 // protected by themselves: each secondary delays the subops of recovery to
 // the share that its own clients leave (osd/secondary), however many there are.
 //

@@ -135,7 +135,7 @@ func defaults() Options {
 
 func newDesk(t *testing.T, change func(c *Config)) *desk {
 	d := &desk{t: t, w: sim.NewWorld(1, sim.Options{}), objects: map[meta.PG]*peering.Objects{}, full: map[meta.PoolID]bool{},
-		scrubbing: map[meta.PG]bool{}, latency: time.Millisecond, curSet: []meta.OSDNum{1, 2}}
+		scrubbing: map[meta.PG]bool{}, latency: 8 * time.Millisecond, curSet: []meta.OSDNum{1, 2}}
 	d.outcome = func(*primary.Recovery) (wire.Retval, bool) { return wire.OK, true }
 	d.pool = schema.Pool{ID: 1, Scheme: meta.Replicated, PGSize: 2, BlockBytes: 128 << 10, GranularityBytes: 4096, PGStripeBytes: 128 << 10}
 	d.node = d.w.NewNode("osd")
@@ -201,7 +201,7 @@ func TestRecoveryAlone(t *testing.T) {
 		t.Errorf("%d at a time before it is known that clients are quiet", d.most)
 	}
 	d.w.RunFor(200 * time.Millisecond)
-	if d.most != idleDepth || d.left(pg1) > 200 {
+	if d.most != idleDepthMax || d.left(pg1) > 200 {
 		t.Errorf("%d at a time, %d left", d.most, d.left(pg1))
 	}
 	d.w.RunFor(time.Second)
@@ -210,6 +210,17 @@ func TestRecoveryAlone(t *testing.T) {
 	}
 	if d.h.tick.Armed() {
 		t.Error("the timer runs without work")
+	}
+}
+
+// A disk that takes long for what it has gets no more of it.
+func TestRecoveryToSlowDisks(t *testing.T) {
+	d := newDesk(t, nil)
+	d.latency = slowRecovery + 10*time.Millisecond
+	d.activate(pg1, 10000, 0)
+	d.w.RunFor(3 * time.Second)
+	if d.most != idleDepth {
+		t.Errorf("%d at a time", d.most)
 	}
 }
 
@@ -238,7 +249,7 @@ func TestRecoveryBesideClients(t *testing.T) {
 		}
 		clients = false
 		d.w.RunFor(2 * time.Second)
-		if d.most != idleDepth {
+		if d.most != idleDepthMax {
 			t.Errorf("%s: %d at a time when they have gone", name, d.most)
 		}
 		clients = true
@@ -268,7 +279,7 @@ func TestRecoveryIsNoLoad(t *testing.T) {
 		return wire.OK, true
 	}
 	d.w.RunFor(200 * time.Millisecond)
-	if d.most != idleDepth {
+	if d.most != idleDepthMax {
 		t.Errorf("%d at a time", d.most)
 	}
 }

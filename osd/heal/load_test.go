@@ -45,25 +45,61 @@ func TestLoad(t *testing.T) {
 func TestAdmits(t *testing.T) {
 	const mib = 1 << 20
 	for i, c := range []struct {
-		quiet               bool
+		depth               int
 		configured, running int
 		runningBytes, bytes uint64
 		want                bool
 	}{
-		{false, 1, 0, 0, 4 * mib, true},
-		{false, 1, 1, 4 * mib, 4 * mib, false},
-		{false, 4, 3, 100 * mib, 100 * mib, true}, // what is configured counts
-		{true, 1, 1, mib / 8, mib / 8, true},
-		{true, 1, 15, 15 * mib / 8, mib / 8, true},
-		{true, 1, 16, 2 * mib, mib / 8, false},
-		{true, 1, 3, 12 * mib, 4 * mib, true},
-		{true, 1, 4, 16 * mib, 4 * mib, false},
-		{true, 32, 31, 128 * mib, 4 * mib, true},
-		{true, 32, 32, 4 * mib, 4 * mib, false},
+		{0, 1, 0, 0, 4 * mib, true},
+		{0, 1, 1, 4 * mib, 4 * mib, false},
+		{0, 4, 3, 100 * mib, 100 * mib, true}, // what is configured counts
+		{16, 1, 1, mib / 8, mib / 8, true},
+		{16, 1, 15, 15 * mib / 8, mib / 8, true},
+		{16, 1, 16, 2 * mib, mib / 8, false},
+		{64, 1, 63, 63 * mib / 8, mib / 8, true},
+		{64, 1, 64, 8 * mib, mib / 8, false},
+		{16, 1, 3, 12 * mib, 4 * mib, true},
+		{16, 1, 4, 16 * mib, 4 * mib, false},
+		{16, 32, 31, 128 * mib, 4 * mib, true},
+		{16, 32, 32, 4 * mib, 4 * mib, false},
 	} {
-		if got := admits(c.quiet, c.configured, c.running, c.runningBytes, c.bytes); got != c.want {
+		if got := admits(c.depth, c.configured, c.running, c.runningBytes, c.bytes); got != c.want {
 			t.Errorf("row %d: %v", i, got)
 		}
+	}
+}
+
+func TestPace(t *testing.T) {
+	var p pace
+	rounds := func(n int, took time.Duration) {
+		for range n {
+			for range p.depth() {
+				p.finished(took)
+			}
+		}
+	}
+	for i, c := range []struct {
+		rounds int
+		took   time.Duration
+		want   int
+	}{
+		{1, 30 * time.Millisecond, idleDepth}, // neither fast nor slow
+		{1, time.Second, idleDepth},           // never less
+		{1, 10 * time.Millisecond, 2 * idleDepth},
+		{1, 40 * time.Millisecond, 2 * idleDepth},
+		{10, 24 * time.Millisecond, idleDepthMax}, // never more
+		{1, 51 * time.Millisecond, idleDepthMax / 2},
+		{9, 51 * time.Millisecond, idleDepth},
+	} {
+		if rounds(c.rounds, c.took); p.depth() != c.want {
+			t.Errorf("row %d: depth %d, want %d", i, p.depth(), c.want)
+		}
+	}
+	for range idleDepth - 1 {
+		p.finished(0)
+	}
+	if p.depth() != idleDepth {
+		t.Error("the depth changed before it could have an effect")
 	}
 }
 

@@ -36,6 +36,7 @@ type recovery struct {
 	h     *Healer
 	job   Job
 	bytes uint64
+	began env.Instant
 	next  *recovery // in Healer.free
 }
 
@@ -46,9 +47,14 @@ func (h *Healer) recoverMore() {
 	}
 	now := h.env.Clock.Now()
 	h.load.sample(now, h.clientTime())
-	quiet := h.load.quiet(now)
+	depth := 0
+	if h.load.quiet(now) {
+		depth = h.pace.depth()
+	} else {
+		h.pace = pace{}
+	}
 	wake := env.Instant(0)
-	for admits(quiet, max(h.config.Recovery.QueueDepth, 1), h.running, h.bytes, h.size) {
+	for admits(depth, max(h.config.Recovery.QueueDepth, 1), h.running, h.bytes, h.size) {
 		job, ok := h.queue.Next(now)
 		if !ok {
 			wake = h.queue.Wake()
@@ -86,6 +92,7 @@ func (h *Healer) begin(job Job) {
 	if pool := h.deps.View.Pool(job.PG.Pool); pool != nil {
 		r.bytes = pool.ObjectBytes()
 	}
+	r.began = h.env.Clock.Now()
 	h.size = r.bytes
 	h.running++
 	h.bytes += r.bytes
@@ -100,6 +107,7 @@ func (r *recovery) done(*primary.Recovery) {
 	r.next, h.free = h.free, r
 	ok := !err.Failed()
 	if ok { // but is it?
+		h.pace.finished(h.env.Clock.Now().Sub(r.began))
 		id, found := source{h}.Next(job.PG, job.OID, job.Kind)
 		ok = !found || id != job.OID
 	}
