@@ -3,6 +3,7 @@ package vm
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
@@ -15,8 +16,10 @@ type Attach struct {
 	Name string
 	// Drive is an image or snapshot as QEMU names it.
 	Drive func(image string) string
-	Env   []string     // more environment of QEMU and its tools
-	Close func() error // after all users have ended
+	Env   []string // more environment of QEMU and its tools
+
+	server *cluster.Process // nil = QEMU needs none
+	socket string
 }
 
 // ServeNBD attaches through `vitastor-nbd serve` on a unix socket; program is
@@ -27,27 +30,10 @@ func ServeNBD(c *cluster.Cluster, program string) (*Attach, error) {
 	if err != nil {
 		return nil, err
 	}
-	socket := filepath.Join(dir, "nbd")
-	p := c.Tool("nbd", program, "serve", "--all", "--config_path", c.ConfigFile(), "--socket", socket)
-	if err := p.Start(); err != nil {
-		return nil, err
-	}
-	err = c.Until("vitastor-nbd listens", 10*time.Second, func() error {
-		if !p.Running() {
-			return fmt.Errorf("vitastor-nbd has ended:\n%s", p.Log(10))
-		}
-		_, err := os.Stat(socket)
-		return err
-	})
-	a := &Attach{Name: "vitastor-nbd", Drive: func(image string) string { return "nbd+unix:///" + image + "?socket=" + socket }}
-	a.Close = func() error {
-		defer os.RemoveAll(dir)
-		if code, err := p.Terminate(10 * time.Second); err != nil || code != 0 {
-			return fmt.Errorf("vitastor-nbd: exit code %d: %w\n%s", code, err, p.Log(10))
-		}
-		return nil
-	}
-	if err != nil {
+	a := &Attach{Name: "vitastor-nbd", socket: filepath.Join(dir, "nbd")}
+	a.Drive = func(image string) string { return "nbd+unix:///" + image + "?socket=" + a.socket }
+	a.server = c.Tool("nbd", program, "serve", "--all", "--config_path", c.ConfigFile(), "--socket", a.socket)
+	if err := a.Start(); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
@@ -55,6 +41,51 @@ func ServeNBD(c *cluster.Cluster, program string) (*Attach, error) {
 
 // Module attaches through our block driver, preloaded into QEMU.
 func Module(c *cluster.Cluster, module string) *Attach {
-	return &Attach{Name: "driver vitastor", Env: []string{"LD_PRELOAD=" + module}, Close: func() error { return nil },
+	return &Attach{Name: "driver vitastor", Env: []string{"LD_PRELOAD=" + module},
 		Drive: func(image string) string { return "vitastor:config_path=" + c.ConfigFile() + ":image=" + image }}
+}
+
+// Start runs the server, again after Kill.
+func (a *Attach) Start() error {
+	if a.server == nil {
+		return nil
+	}
+	if err := a.server.Start(); err != nil {
+		return err
+	}
+	var err error
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end) && a.server.Running(); time.Sleep(10 * time.Millisecond) {
+		var conn net.Conn
+		if conn, err = net.Dial("unix", a.socket); err == nil {
+			return conn.Close()
+		}
+	}
+	return fmt.Errorf("vitastor-nbd does not listen: %w\n%s", err, a.server.Log(10))
+}
+
+// Kill ends the server with kill -9.
+func (a *Attach) Kill() error {
+	if a.server == nil {
+		return nil
+	}
+	return a.server.Kill()
+}
+
+// Close ends the server as an administrator would, after all its users.
+func (a *Attach) Close() error {
+	if a.server == nil {
+		return nil
+	}
+	defer os.RemoveAll(filepath.Dir(a.socket))
+	if !a.server.Running() {
+		return nil
+	}
+	code, err := a.server.Terminate(10 * time.Second)
+	if err == nil && code != 0 {
+		err = fmt.Errorf("exit code %d", code)
+	}
+	if err != nil {
+		return fmt.Errorf("vitastor-nbd: %w\n%s", err, a.server.Log(10))
+	}
+	return nil
 }

@@ -42,9 +42,12 @@ func Packages(dir string) (Guest, error) {
 	if err := os.MkdirAll(parts, 0o755); err != nil {
 		return Guest{}, err
 	}
-	kernel, err := kernelPackage()
-	if err == nil {
-		err = command(parts, "apt-get", "-qq", "download", kernel, "busybox-static")
+	err := download(parts)
+	if err != nil && os.Getuid() == 0 {
+		// A fresh machine may not have lists of packages.
+		if err = command(parts, "apt-get", "-qq", "update"); err == nil {
+			err = download(parts)
+		}
 	}
 	if err != nil {
 		return Guest{}, fmt.Errorf("%w: is this Debian, and has apt-get update been run? %w", ErrNoPackages, err)
@@ -59,6 +62,14 @@ func Packages(dir string) (Guest, error) {
 		return Guest{}, err
 	}
 	return unpacked(dir)
+}
+
+func download(dir string) error {
+	kernel, err := kernelPackage()
+	if err != nil {
+		return err
+	}
+	return command(dir, "apt-get", "-qq", "download", kernel, "busybox-static")
 }
 
 // kernelPackage is the package behind the first of kernels that apt knows.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -21,7 +23,7 @@ import (
 
 const (
 	fullEnv   = "VITASTOR_E2E"             // "full" = run
-	moduleEnv = "VITASTOR_E2E_QEMU_MODULE" // path of block-vitastor.so: the test runs with it too
+	moduleEnv = "VITASTOR_E2E_QEMU_MODULE" // path of block-vitastor.so; default: where make qemu-plugin puts it
 )
 
 var keep = flag.Bool("keep", false, "keep the folder of the test")
@@ -36,6 +38,7 @@ const (
 	diskBytes   = 160 << 20
 	blocksBytes = 8 << 20 // of the file that is overwritten: 2048 blocks, as in init.sh
 	blockBytes  = 4096
+	filesPerOSD = 40
 )
 
 // rig is a cluster with what is needed to run machines on it.
@@ -55,8 +58,8 @@ type contents map[string]string
 
 // TestMachine: a disk is imported into a cluster, a machine boots from it and
 // writes with fsync while each OSD is killed in turn; after its shutdown the
-// image is snapshotted and exported. Another machine does the same on a clone in
-// another pool until it is killed itself.
+// image is snapshotted and exported. Another machine goes on with a clone in
+// another pool until it is killed together with everything else.
 func TestMachine(t *testing.T) {
 	if os.Getenv(fullEnv) != "full" {
 		t.Skipf("boots machines: runs with %s=full, as in make test-integrations", fullEnv)
@@ -85,10 +88,14 @@ func TestMachine(t *testing.T) {
 	ways := map[string]func(*cluster.Cluster) (*Attach, error){
 		"nbd": func(c *cluster.Cluster) (*Attach, error) { return ServeNBD(c, filepath.Join(programs, "vitastor-nbd")) },
 	}
-	if module := os.Getenv(moduleEnv); module != "" {
+	module := os.Getenv(moduleEnv)
+	if module == "" {
+		module = filepath.Join(root, "bin", "lib", "block-vitastor.so")
+	}
+	if isFile(module) {
 		ways["module"] = func(c *cluster.Cluster) (*Attach, error) { return Module(c, module), nil }
 	} else {
-		t.Logf("only with vitastor-nbd: %s does not name a block-vitastor.so", moduleEnv)
+		t.Logf("not through QEMU's driver vitastor: there is no %s: make qemu-plugin", module)
 	}
 	for name, attach := range ways {
 		t.Run(name, func(t *testing.T) {
@@ -129,8 +136,10 @@ func newRig(t *testing.T, bin cluster.Bin, cli string, attach func(*cluster.Clus
 			os.RemoveAll(dir)
 		}
 	})
-	// Volatile caches: what the machine syncs must be synced all the way down.
-	r.c, err = cluster.New(cluster.Config{Dir: dir, Bin: bin, Lazy: true, Log: t.Logf})
+	// Disks with volatile caches, and a cache in the memory of clients: what the
+	// machine syncs must be synced all the way down.
+	r.c, err = cluster.New(cluster.Config{Dir: dir, Bin: bin, Lazy: true, Log: t.Logf,
+		Global: map[string]any{"client_enable_writeback": true}})
 	if errors.Is(err, cluster.ErrNoEtcd) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
@@ -245,8 +254,8 @@ func (r *rig) reread(m *Running, c contents) {
 // during is what happens to an OSD while a machine writes.
 func (r *rig) during(n meta.OSDNum) map[int]func() {
 	return map[int]func(){
-		4:  func() { r.must(r.c.OSD(n).Kill()) },
-		12: func() { r.must(r.c.OSD(n).Start()) },
+		10: func() { r.must(r.c.OSD(n).Kill()) },
+		40: func() { r.must(r.c.OSD(n).Start()) },
 	}
 }
 
@@ -256,11 +265,13 @@ func (r *rig) firstMachine() contents {
 	m := r.boot("disk")
 	for n := meta.OSDNum(1); n <= 3; n++ {
 		began := time.Now()
-		last := int(n) * 10
-		r.must(r.write(m, last-9, last, c, r.during(n)))
-		r.Logf("10 files and 10 blocks were written while OSD %d was killed: %v", n, time.Since(began).Round(time.Millisecond))
+		last := int(n) * filesPerOSD
+		r.must(r.write(m, last-filesPerOSD+1, last, c, r.during(n)))
+		r.Logf("%d files and as many blocks were written while OSD %d was killed and started: %v", filesPerOSD, n,
+			time.Since(began).Round(time.Millisecond))
 		r.healthy()
 	}
+	live := r.snapshotLive(m, c)
 	r.must(r.c.OSD(1).Kill())
 	r.reread(m, c)
 	r.must(r.c.OSD(1).Start())
@@ -272,40 +283,68 @@ func (r *rig) firstMachine() contents {
 
 	r.vitastor("snap-create", "disk@s1")
 	r.img("convert", "-f", "raw", "-O", "raw", r.attach.Drive("disk@s1"), r.path("s1.raw"))
-	r.check(r.path("s1.raw"), c, nil)
+	r.check(r.partition(r.path("s1.raw")), c, nil)
+	live()
 	return c
 }
 
+// snapshotLive makes a snapshot while the machine writes, and returns the test
+// of it: it has what was synced before it was made, and is as a disk after a
+// power failure.
+func (r *rig) snapshotLive(m *Running, c contents) (check func()) {
+	first, last := 3*filesPerOSD+1, 4*filesPerOSD
+	var before contents
+	r.must(r.write(m, first, last, c, map[int]func(){filesPerOSD: func() {
+		before = maps.Clone(c)
+		r.vitastor("snap-create", "disk@live")
+	}}))
+	return func() {
+		raw := r.path("live.raw")
+		r.img("convert", "-f", "raw", "-O", "raw", r.attach.Drive("disk@live"), raw)
+		r.check(r.replayed(raw), before, blocksOf(first, last))
+	}
+}
+
 // secondMachine writes on a clone of what the first one has written, and loses
-// its power.
+// its power together with the whole cluster.
 func (r *rig) secondMachine(c contents) {
 	r.vitastor("create", "--parent", "disk@s1", "--pool", "clones", "clone")
 	m := r.boot("clone")
-	r.must(r.write(m, 41, 50, c, r.during(2)))
-	err := r.write(m, 51, 60, c, map[int]func(){9: m.Kill})
+	first := 4*filesPerOSD + 1
+	last := first + filesPerOSD - 1
+	began := time.Now()
+	r.must(r.write(m, first, last, c, map[int]func(){10: r.killAll}))
+	r.Logf("%d files and as many blocks were written while all OSDs were killed and started: %v", filesPerOSD,
+		time.Since(began).Round(time.Millisecond))
+	first, last = last+1, last+filesPerOSD
+	err := r.write(m, first, last, c, map[int]func(){25: func() {
+		m.Kill()
+		r.must(r.attach.Kill())
+		r.killAll()
+		r.must(r.attach.Start())
+	}})
 	if !errors.Is(err, ErrEnded) {
 		r.Fatalf("the machine lives on after kill -9: %v", err)
 	}
 	r.healthy()
 	raw := r.path("clone.raw")
 	r.img("convert", "-f", "raw", "-O", "raw", r.attach.Drive("clone"), raw)
-	// The journal is replayed: exit code 1 = corrected.
-	var code *exec.ExitError
-	fsck := command(r.dir, sbin("e2fsck"), "-p", partition(raw))
-	if errors.As(fsck, &code) && code.ExitCode() == 1 {
-		fsck = nil
-	}
-	r.must(fsck)
-	unsure := map[int]bool{}
-	for i := 51; i <= 60; i++ {
-		unsure[block(i)] = true
-	}
-	r.check(raw, c, unsure)
+	r.check(r.replayed(raw), c, blocksOf(first, last))
 
 	r.img("compare", "-f", "raw", "-F", "raw", r.path("s1.raw"), r.attach.Drive("disk@s1"))
-	r.img("convert", "-f", "raw", "-O", "raw", r.attach.Drive("clone"), r.path("before.raw"))
 	r.vitastor("flatten", "clone")
-	r.img("compare", "-f", "raw", "-F", "raw", r.path("before.raw"), r.attach.Drive("clone"))
+	r.img("compare", "-f", "raw", "-F", "raw", raw, r.attach.Drive("clone"))
+}
+
+// killAll ends all OSDs at once, as a power failure of the cluster would, and
+// starts them again.
+func (r *rig) killAll() {
+	for _, n := range r.c.OSDNumbers() {
+		r.must(r.c.OSD(n).Kill())
+	}
+	for _, n := range r.c.OSDNumbers() {
+		r.must(r.c.OSD(n).Start())
+	}
 }
 
 // healthy waits until no OSD is missing.
@@ -315,17 +354,42 @@ func (r *rig) healthy() {
 	r.must(r.c.WaitState(coded, "active", 30*time.Second))
 }
 
-// partition is the ext4 on a disk, as e2fsprogs names it.
-func partition(raw string) string { return fmt.Sprintf("%s?offset=%d", raw, PartitionAt) }
-
-// check compares an exported disk with what the machine told. The unsure blocks
-// may have been written without that it could tell.
-func (r *rig) check(raw string, c contents, unsure map[int]bool) {
+// partition copies the ext4 out of an exported disk.
+func (r *rig) partition(raw string) string {
 	r.Helper()
-	r.must(command(r.dir, sbin("e2fsck"), "-fn", partition(raw)))
-	out := raw + ".files"
+	in, err := os.Open(raw)
+	r.must(err)
+	defer in.Close()
+	out, err := os.Create(raw + ".ext4")
+	r.must(err)
+	_, err = io.Copy(out, io.NewSectionReader(in, PartitionAt, diskBytes-PartitionAt))
+	r.must(errors.Join(err, out.Close()))
+	return out.Name()
+}
+
+// replayed is the ext4 of a disk that was not unmounted, after replay of its
+// journal.
+func (r *rig) replayed(raw string) string {
+	r.Helper()
+	ext4 := r.partition(raw)
+	// Exit code 1 = corrected.
+	var code *exec.ExitError
+	err := command(r.dir, sbin("e2fsck"), "-p", ext4)
+	if errors.As(err, &code) && code.ExitCode() == 1 {
+		err = nil
+	}
+	r.must(err)
+	return ext4
+}
+
+// check compares an exported ext4 with what the machine told. The unsure blocks
+// may have been written without that it could tell.
+func (r *rig) check(ext4 string, c contents, unsure map[int]bool) {
+	r.Helper()
+	r.must(command(r.dir, sbin("e2fsck"), "-fn", ext4))
+	out := ext4 + ".files"
 	r.must(os.MkdirAll(out, 0o755))
-	r.must(command(r.dir, sbin("debugfs"), "-R", "rdump /data "+out, partition(raw)))
+	r.must(command(r.dir, sbin("debugfs"), "-R", "rdump /data "+out, ext4))
 	for name, want := range c {
 		if !strings.HasPrefix(name, "f") {
 			continue
@@ -333,13 +397,13 @@ func (r *rig) check(raw string, c contents, unsure map[int]bool) {
 		data, err := os.ReadFile(filepath.Join(out, "data", name))
 		r.must(err)
 		if got := hash(data); got != want {
-			r.Errorf("%s of %s has the hash %s, the machine wrote %s", name, raw, got, want)
+			r.Errorf("%s of %s has the hash %s, the machine wrote %s", name, ext4, got, want)
 		}
 	}
 	blocks, err := os.ReadFile(filepath.Join(out, "data", "blocks"))
 	r.must(err)
 	if len(blocks) != blocksBytes {
-		r.Fatalf("%s: the file of blocks has %d bytes instead of %d", raw, len(blocks), blocksBytes)
+		r.Fatalf("%s: the file of blocks has %d bytes instead of %d", ext4, len(blocks), blocksBytes)
 	}
 	for i := range blocksBytes / blockBytes {
 		part := func(b []byte) string { return hash(b[i*blockBytes:][:blockBytes]) }
@@ -351,14 +415,20 @@ func (r *rig) check(raw string, c contents, unsure map[int]bool) {
 			want = part(r.golden)
 		}
 		if got := part(blocks); got != want {
-			r.Errorf("block %d of %s has the hash %s instead of %s", i, raw, got, want)
+			r.Errorf("block %d of %s has the hash %s instead of %s", i, ext4, got, want)
 		}
 	}
-	r.Logf("%s: %d files and %d overwritten blocks are as the machine wrote them", filepath.Base(raw), c.files(), len(c)-c.files())
+	r.Logf("%s: %d files and %d overwritten blocks are as the machine wrote them", filepath.Base(ext4), c.files(), len(c)-c.files())
 }
 
-// block is the one that init.sh overwrites with file i.
-func block(i int) int { return i * 53 % (blocksBytes / blockBytes) }
+// blocksOf are those that init.sh overwrites with files first to last.
+func blocksOf(first, last int) map[int]bool {
+	all := map[int]bool{}
+	for i := first; i <= last; i++ {
+		all[i*53%(blocksBytes/blockBytes)] = true
+	}
+	return all
+}
 
 func hash(data []byte) string { return fmt.Sprintf("%x", sha256.Sum256(data)) }
 
