@@ -3,6 +3,7 @@ package simcluster
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strconv"
@@ -12,7 +13,7 @@ import (
 )
 
 var (
-	seedFlag     = flag.String("simcluster.seed", "", "run only this seed, or a range like 100-299")
+	seedFlag     = flag.String("simcluster.seed", "", "run only this seed, or a range like 100-299, or random")
 	durationFlag = flag.Duration("simcluster.duration", 15*time.Second, "virtual time with faults")
 	traceFlag    = flag.String("simcluster.trace", "", "write the log of the (last) run to this file")
 	eventsFlag   = flag.Bool("simcluster.events", false, "every event goes to the trace, too")
@@ -23,7 +24,12 @@ var (
 
 // seedRange is what -simcluster.seed asks for.
 func seedRange(t *testing.T) (first, last uint64) {
-	if *seedFlag == "" {
+	switch {
+	case *seedFlag == "random" || *seedFlag == "" && *soakFlag > 0:
+		first = uint64(time.Now().UnixNano()) % 1e9
+		t.Logf("the first seed is %d", first)
+		return first, first
+	case *seedFlag == "":
 		return 1, 6
 	}
 	a, b, found := strings.Cut(*seedFlag, "-")
@@ -102,10 +108,12 @@ func kept(t *testing.T, p Plan) Plan {
 
 // The same seed gives the same execution.
 func TestRunsAreDeterministic(t *testing.T) {
-	c := NewConfig(3, 5*time.Second)
-	a := Run(c, NewPlan(c), Options{})
-	b := Run(c, NewPlan(c), Options{})
-	if a.Hash != b.Hash || a.Events != b.Events {
-		t.Fatalf("two runs of one seed differ: %016x after %d events, %016x after %d", a.Hash, a.Events, b.Hash, b.Events)
+	for seed := range uint64(5) {
+		c := NewConfig(seed, 8*time.Second)
+		a := Run(c, NewPlan(c), Options{})
+		b := Run(c, NewPlan(c), Options{Log: io.Discard})
+		if a.Hash != b.Hash || a.Events != b.Events {
+			t.Fatalf("two runs of seed %d differ: %016x after %d events, %016x after %d", seed, a.Hash, a.Events, b.Hash, b.Events)
+		}
 	}
 }
