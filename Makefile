@@ -85,6 +85,9 @@ lib: ## the C library, in bin/lib
 fio: lib ## the engine for the fio that is installed, bin/lib/libfio_vitastor.so (fetches its source with apt)
 	$(MAKE) -C frontends/fio OUT=$(CURDIR)/bin/lib SRC=$(CURDIR)/bin/.src
 
+qemu-plugin: lib ## the block driver for the QEMU that is installed, bin/lib/block-vitastor.so (fetches its source with apt)
+	$(MAKE) -C qemu-plugin OUT=$(CURDIR)/bin/lib SRC=$(CURDIR)/bin/.src
+
 deps: ## install what the tests run (Debian packages), if missing
 	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || PATH=$$PATH:/usr/sbin:/sbin command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; \

@@ -144,6 +144,10 @@ int vitastor_c_inode_get_immediate_commit(vitastor_c *client, uint64_t inode_num
 const char *vitastor_c_get_error(vitastor_c *client);
 /* Writes a new size of an image to etcd. -EAGAIN: somebody else was changing the image. */
 void vitastor_c_resize(vitastor_c *client, void *handle, uint64_t size, VitastorIOHandler *cb, void *opaque);
+/* Makes whole objects read as zeroes by removing them. offset and len are multiples of the block size. -ENOTSUP: the image has
+ * a parent; -EAGAIN: they were removed, but may come back, because OSDs that have them are down: write zeroes instead. */
+void vitastor_c_zero_objects(vitastor_c *client, uint64_t inode, uint64_t offset, uint64_t len, VitastorIOHandler *cb,
+    void *opaque);
 /* retval = bytes that one layer occupies, by the statistics of the cluster, which are some seconds old */
 void vitastor_c_get_used(vitastor_c *client, uint64_t inode, VitastorIOHandler *cb, void *opaque);
 

@@ -25,6 +25,7 @@ enum vcore_kind {
     VCORE_WRITE,
     VCORE_SYNC,
     VCORE_DELETE,
+    VCORE_ZERO,         /* deletes whole objects that read as zeroes then, surely and for ever */
     VCORE_BITMAP,       /* of one layer */
     VCORE_CHAIN_BITMAP, /* with parents */
     VCORE_READY,        /* completed when the cluster is known, or cannot be */

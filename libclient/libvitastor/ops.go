@@ -74,10 +74,17 @@ func (k *core) refuse(op *C.vcore_op) {
 
 // kinds of operations on data.
 var kinds = [...]client.Kind{C.VCORE_READ: client.Read, C.VCORE_WRITE: client.Write, C.VCORE_SYNC: client.Sync,
-	C.VCORE_DELETE: client.Delete, C.VCORE_BITMAP: client.ReadBitmap, C.VCORE_CHAIN_BITMAP: client.ReadChainBitmap}
+	C.VCORE_DELETE: client.Delete, C.VCORE_ZERO: client.Delete,
+	C.VCORE_BITMAP: client.ReadBitmap, C.VCORE_CHAIN_BITMAP: client.ReadChainBitmap}
 
 // transfer starts an operation on data.
 func (k *core) transfer(op *C.vcore_op) {
+	if op.kind == C.VCORE_ZERO {
+		if e := k.mayZero(op); e != 0 {
+			k.complete(op, -int64(e))
+			return
+		}
+	}
 	r := k.take()
 	r.c = op
 	r.Kind, r.Inode, r.Flags = kinds[op.kind], meta.Inode(op.inode), 0
@@ -105,6 +112,20 @@ func (k *core) transfer(op *C.vcore_op) {
 		r.gather()
 	}
 	k.client.Submit(&r.Op)
+}
+
+// mayZero tells whether deleting the objects of a range makes it read as zeroes:
+// there must be nothing below, and nothing else in the objects.
+func (k *core) mayZero(op *C.vcore_op) syscall.Errno {
+	inode := meta.Inode(op.inode)
+	g, ok := k.client.Geometry(inode)
+	switch {
+	case !ok || uint64(op.offset)%g.ObjectBytes != 0 || uint64(op.len)%g.ObjectBytes != 0:
+		return syscall.EINVAL
+	case k.client.View().Inode(inode) != nil && k.client.View().Inode(inode).Parent != 0:
+		return syscall.ENOTSUP
+	}
+	return 0
 }
 
 // gather makes Iov of the vector of the C side, whose rest beyond the length of
@@ -171,7 +192,10 @@ func (r *request) finished(*client.Op) {
 
 // deleted is the length as given, or 0 after a compare-and-swap (capi.md 2.4).
 func (r *request) deleted() int64 {
-	if r.cas {
+	switch {
+	case r.c.kind == C.VCORE_ZERO && r.LeftOnDead:
+		return -int64(syscall.EAGAIN)
+	case r.cas:
 		return 0
 	}
 	return int64(r.Bytes)

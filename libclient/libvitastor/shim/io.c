@@ -185,6 +185,12 @@ PUBLIC void vitastor_c_read_bitmap(vitastor_c *client, uint64_t inode, uint64_t 
         (void *)cb, opaque));
 }
 
+PUBLIC void vitastor_c_zero_objects(vitastor_c *client, uint64_t inode, uint64_t offset, uint64_t len, VitastorIOHandler *cb,
+    void *opaque)
+{
+    op_submit(client, range_op(client, VCORE_ZERO, inode, offset, len, NULL, 0, (void *)cb, opaque));
+}
+
 PUBLIC void vitastor_c_sync(vitastor_c *client, VitastorIOHandler *cb, void *opaque)
 {
     op_submit(client, op_new(client, VCORE_SYNC, (void *)cb, opaque));

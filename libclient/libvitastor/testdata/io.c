@@ -88,6 +88,27 @@ static void wrong(vitastor_c *c, uint64_t inode)
     MUST(vitastor_c_inode_get_block_size(c, 777ull << 48) == 0, "block size of no pool");
 }
 
+static long do_zero(vitastor_c *c, uint64_t inode, uint64_t offset, uint64_t len)
+{
+    struct result r = { 0 };
+    vitastor_c_zero_objects(c, inode, offset, len, io_done, &r);
+    return finish(c, &r);
+}
+
+static void zeroes(vitastor_c *c, uint64_t inode)
+{
+    static char buf[2 * BLOCK];
+    uint8_t *map;
+    memset(buf, 'z', sizeof(buf));
+    MUST(do_write(c, inode, 30 * BLOCK, 2 * BLOCK, buf, 0) == 2 * BLOCK, "write");
+    MUST(do_zero(c, inode, 30 * BLOCK + G, BLOCK) == -EINVAL, "part of an object");
+    MUST(do_zero(c, inode, 30 * BLOCK, BLOCK) == BLOCK, "zero");
+    MUST(do_read(c, inode, 30 * BLOCK, 2 * BLOCK, buf, NULL) == 2 * BLOCK, "read");
+    MUST(!buf[0] && !memcmp(buf, buf + 1, BLOCK - 1) && buf[BLOCK] == 'z', "not zero, or too much of it");
+    MUST(do_bitmap(c, inode, 30 * BLOCK, BLOCK, 1, &map) == BLOCK / G && !map[0], "it is still there");
+    free(map);
+}
+
 static void resize(vitastor_c *c, void *image)
 {
     struct result r = { 0 }, bad = { 0 }, used = { 0 };
@@ -107,6 +128,7 @@ static void readonly(vitastor_c *c, void *image)
     MUST(vitastor_c_inode_get_readonly(image), "not read-only");
     MUST(do_write(c, inode, 0, G, buf, 0) == -EROFS, "write");
     MUST(do_delete(c, inode, 0, G, 0) == -EROFS, "delete");
+    MUST(do_zero(c, inode, 0, BLOCK) == -ENOTSUP, "objects over a parent");
     MUST(do_read(c, inode, 0, G, buf, NULL) == G, "read");
 }
 
@@ -157,6 +179,7 @@ int main(int argc, char **argv)
         conditions(c, inode);
         bitmaps(c, inode);
         wrong(c, inode);
+        zeroes(c, inode);
         resize(c, image);
     }
     vitastor_c_close_watch(c, image);
