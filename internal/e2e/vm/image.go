@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 )
 
 // Places on the disk, in bytes.
@@ -141,13 +143,25 @@ func initramfs(g Guest) ([]byte, error) {
 	a.file("bin/busybox", 0o755, busybox)
 	a.file("init", 0o755, initramfsInit)
 	for i, path := range g.Modules {
-		data, err := os.ReadFile(path)
+		data, err := module(g, path)
 		if err != nil {
 			return nil, err
 		}
-		a.file(fmt.Sprintf("modules/%02d-%s", i, filepath.Base(path)), 0o644, data)
+		a.file(fmt.Sprintf("modules/%02d-%s", i, strings.TrimSuffix(filepath.Base(path), ".xz")), 0o644, data)
 	}
 	return a.end(), nil
+}
+
+// module is a module of the kernel, decompressed.
+func module(g Guest, path string) ([]byte, error) {
+	if !strings.HasSuffix(path, ".xz") {
+		return os.ReadFile(path)
+	}
+	data, err := exec.Command(g.Busybox, "xzcat", path).Output()
+	if err != nil {
+		err = fmt.Errorf("unpacking %s: %w", path, err)
+	}
+	return data, err
 }
 
 // load says what goes where, by the boot protocol of Linux: fields of the

@@ -6,7 +6,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 stty -echo
 echo "VM: kernel $(uname -r) runs"
-for module in /modules/*.ko*; do
+for module in /modules/*.ko; do
 	[ -e "$module" ] && insmod "$module"
 done
 tries=0
