@@ -107,6 +107,9 @@ func (r *run) poolForImage(s *state, image *schema.InodeConfig) (*schema.Pool, e
 		if p == nil {
 			return nil, fail(syscall.ENOENT, "Parent image %s not found", parent)
 		}
+		if p.Deleted {
+			return nil, fail(syscall.EINVAL, "Parent image %s is being removed, its data may be gone", parent)
+		}
 		image.Parent = p.ID
 		if pool == nil {
 			pool = s.pools[p.ID.Pool()]

@@ -3,6 +3,7 @@ package cli
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 
 	"vitastor/internal/env"
@@ -76,15 +77,18 @@ func (rm *layerRemoval) json() object {
 // removeLayers removes the chain between two names. The removal is nil if it
 // did not begin.
 func (r *run) removeLayers(from, to string) (*layerRemoval, error) {
-	s, err := r.conn.state()
-	if err != nil {
-		return nil, err
-	}
-	bottom, err := s.wantLayer(from)
+	s, err := r.finishRests()
 	if err != nil {
 		return nil, err
 	}
 	top, err := s.wantLayer(to)
+	bottom := s.image(from)
+	if bottom == nil && top != nil && top.Deleted {
+		bottom = s.lowestDeleted(top) // an interrupted removal has renamed it
+	}
+	if bottom == nil {
+		return nil, fail(syscall.ENOENT, "Layer %s not found", from)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -117,6 +121,19 @@ func (r *run) removeLayers(from, to string) (*layerRemoval, error) {
 		}
 	}
 	return rm, nil
+}
+
+// lowestDeleted is the last layer below one, or itself, up to which all are
+// marked as deleted.
+func (s *state) lowestDeleted(layer *schema.SeenInode) *schema.SeenInode {
+	for range len(s.order) {
+		parent := s.inodes[layer.Parent]
+		if parent == nil || !parent.Deleted {
+			break
+		}
+		layer = parent
+	}
+	return layer
 }
 
 // children of the chain that are not in it, ascending.
@@ -277,7 +294,7 @@ func (rm *layerRemoval) takePlace() error {
 	if child == nil || into == nil || child.Name != rm.child.Name || child.Parent != rm.child.Parent {
 		return fail(syscall.EAGAIN, "Layer %s was modified by someone else: run the command again", inodeText(rm.child))
 	}
-	rest := fmt.Sprintf("%s.deleted-%d", child.Name, child.ID.Number())
+	rest := restName(&child.InodeConfig)
 	t := rm.conn.switchTo(s, child, into, rm.newParent(), rest)
 	answer, err := rm.conn.txn(&t)
 	if err != nil {
@@ -292,6 +309,46 @@ func (rm *layerRemoval) takePlace() error {
 	rm.renamedFrom, rm.renamedTo = into.Name, child.Name
 	rm.step("Layer %s renamed to %s", into.Name, child.Name)
 	return rm.remove(rest)
+}
+
+// restName is the name of an inode whose place was taken, until it is removed.
+func restName(child *schema.InodeConfig) string {
+	return fmt.Sprintf("%s.deleted-%d", child.Name, child.ID.Number())
+}
+
+// finishRests removes what an interrupted removal has left behind under such
+// names, and returns the state after it.
+func (r *run) finishRests() (*state, error) {
+	s, err := r.conn.state()
+	if err != nil {
+		return nil, err
+	}
+	found := false
+	for _, id := range s.order {
+		rest := s.inodes[id]
+		if !rest.Deleted || rest.Parent != 0 || !strings.HasSuffix(rest.Name, fmt.Sprintf(".deleted-%d", id.Number())) || len(s.children(id)) > 0 {
+			continue
+		}
+		found = true
+		rm := &layerRemoval{run: r, s: s, chain: []*schema.SeenInode{rest}}
+		if err := rm.remove(rest.Name); err != nil && errnoOf(err) != syscall.EAGAIN { // the other one may be at work
+			return nil, err
+		}
+	}
+	if found {
+		return r.conn.state()
+	}
+	return s, nil
+}
+
+// childless refuses to remove what somebody needs who was not there before.
+func (rm *layerRemoval) childless(s *state, layer *schema.SeenInode) error {
+	for _, child := range s.children(layer.ID) {
+		if !rm.inChain(child.ID) {
+			return fail(syscall.EAGAIN, "Layer %s has got a new child %s: run the command again", layer.Name, child.Name)
+		}
+	}
+	return nil
 }
 
 // switchTo is the transaction that gives child's place to a layer below it, and
@@ -327,6 +384,9 @@ func (rm *layerRemoval) remove(name string) error {
 	if layer == nil {
 		return fail(syscall.EAGAIN, "Layer %s was removed by someone else", name)
 	}
+	if err := rm.childless(s, layer); err != nil {
+		return err
+	}
 	if err := rm.markDeleted(layer.ID, name); err != nil {
 		return err
 	}
@@ -340,8 +400,8 @@ func (rm *layerRemoval) remove(name string) error {
 	if layer = s.inodes[layer.ID]; layer == nil {
 		return fail(syscall.EAGAIN, "Layer %s was removed by someone else", name)
 	}
-	if children := s.children(layer.ID); len(children) > 0 && !rm.inChain(children[0].ID) {
-		return fail(syscall.EBUSY, "Layer %s has got a new child %s: its data is gone already, remove that too", name, children[0].Name)
+	if err := rm.childless(s, layer); err != nil {
+		return err
 	}
 	t := rm.conn.keys.DeleteLayer(layer)
 	answer, err := rm.conn.txn(&t)

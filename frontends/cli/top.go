@@ -25,10 +25,10 @@ func (r *run) top() (result, error) {
 		}
 		interval = time.Duration(seconds * float64(time.Second))
 	}
-	once := r.flag("once") || !r.Terminal
+	once := r.flag("once") || !r.Terminal || r.json
 	if !once {
-		fmt.Fprint(r.Out, "\033[?1049h\033[?25l") // a screen of our own, no cursor
-		defer fmt.Fprint(r.Out, "\033[?25h\033[?1049l")
+		fmt.Fprint(r.Out, "\033[?1049h\033[?25l\033[?7l") // a screen of our own, no cursor, long lines are cut
+		defer fmt.Fprint(r.Out, "\033[?7h\033[?25h\033[?1049l")
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGINT, syscall.SIGTERM)
