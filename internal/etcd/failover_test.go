@@ -71,7 +71,7 @@ func TestHangingMemberCostsOneTimeout(t *testing.T) {
 		!strings.Contains(err.Error(), "etcd_address") {
 		t.Errorf("unhelpful error: %v", err)
 	}
-	if _, err := txn(t, l, kv, 500*time.Millisecond, kvtest.Put("/a", "3")); err != nil {
+	if _, err := txn(t, l, kv, 5*time.Second, kvtest.Put("/a", "3")); err != nil {
 		t.Errorf("second attempt: %v", err)
 	}
 	p[0].Set(t, kvtest.Open)

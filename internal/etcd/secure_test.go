@@ -179,7 +179,7 @@ func enableAuth(t *testing.T, endpoint string) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, step := range []func() error{
 		func() error { _, err := c.UserAdd(ctx, "root", "root"); return err },

@@ -64,7 +64,7 @@ type suite struct {
 	dir    string
 }
 
-const timeout = 10 * time.Second
+const timeout = 30 * time.Second
 
 // attempt runs a transaction and waits for its end.
 func (s *suite) attempt(kv env.KV, t *env.Txn, timeout time.Duration) (r *env.TxnResponse, err error) {
