@@ -25,6 +25,7 @@ const (
 type conn struct {
 	s         *Server
 	stream    env.Stream
+	from      string // for the log
 	phase     phase
 	handshake *nbdproto.Handshake // nil afterwards
 	verdict   nbdproto.Verdict    // of the answer that is being sent
@@ -74,8 +75,8 @@ const (
 const directBytesMin = 32 << 10
 
 // newConn serves a client; inside is the handshake inside of TLS, otherwise nil.
-func newConn(s *Server, stream env.Stream, inside *nbdproto.Handshake) *conn {
-	c := &conn{s: s, stream: stream}
+func newConn(s *Server, stream env.Stream, from string, inside *nbdproto.Handshake) *conn {
+	c := &conn{s: s, stream: stream, from: from}
 	c.deadline.Fire = func() { c.drop(errors.New("the handshake takes too long")) }
 	c.answer.Done = func(_ *env.SendOp, err error) { c.answered(err) }
 	c.retries.Run = c.retry
@@ -148,7 +149,7 @@ func (c *conn) begin() {
 	c.session, c.phase = c.handshake.Session(), transmitting
 	c.handshake, c.answer.Parts = nil, nil
 	c.s.config.Env.Clock.Disarm(&c.deadline)
-	c.s.log.Info("client", "from", c.stream.RemoteAddr(), "export", c.session.Export)
+	c.s.log.Info("client", "from", c.from, "export", c.session.Export)
 }
 
 // goOn uses what was received before.
@@ -381,11 +382,12 @@ func (c *conn) Closed(err error) {
 }
 
 func (c *conn) gone(why error) {
-	if why == nil || errors.Is(why, io.EOF) {
-		c.s.log.Info("client has left", "from", c.stream.RemoteAddr(), "export", c.session.Export)
-		return
+	switch {
+	case why != nil && !errors.Is(why, io.EOF):
+		c.s.log.Warn("connection to a client ended", "from", c.from, "export", c.session.Export, "err", why)
+	case c.session.Flags != 0: // it did more than to look
+		c.s.log.Info("client has left", "from", c.from, "export", c.session.Export)
 	}
-	c.s.log.Warn("connection to a client ended", "from", c.stream.RemoteAddr(), "export", c.session.Export, "err", why)
 }
 
 // leave ends the connection without the stream. Requests in flight go on; the

@@ -46,8 +46,9 @@ func (h Host) Load(maxDevices, maxPart int) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("the kernel module nbd cannot be loaded (modprobe %s: %v %s): run as root, on a kernel that has the module; "+
-		"`vitastor-nbd serve` works without it", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	why := strings.TrimSpace(err.Error() + " " + string(out))
+	return fmt.Errorf("the kernel module nbd cannot be loaded (modprobe %s: %s): run as root, on a kernel that has the module; "+
+		"`vitastor-nbd serve` works without it", strings.Join(args, " "), why)
 }
 
 // Attach implements Kernel.

@@ -116,20 +116,26 @@ func NewServer(c Config) (*Server, error) {
 }
 
 // Accept begins to serve a client; it is meant for env.Net.Listen.
-func (s *Server) Accept(stream env.Stream) env.StreamHandler { return s.accept(stream, nil) }
+func (s *Server) Accept(stream env.Stream) env.StreamHandler {
+	from := "a unix socket"
+	if a := stream.RemoteAddr(); a.IsValid() {
+		from = a.String()
+	}
+	return s.accept(stream, from, nil)
+}
 
 // AcceptTLS serves a client inside of TLS, after the handshake h that StartTLS
 // was given.
-func (s *Server) AcceptTLS(stream env.Stream, h *nbdproto.Handshake) env.StreamHandler {
-	return s.accept(stream, h)
+func (s *Server) AcceptTLS(stream env.Stream, from string, h *nbdproto.Handshake) env.StreamHandler {
+	return s.accept(stream, from, h)
 }
 
-func (s *Server) accept(stream env.Stream, inside *nbdproto.Handshake) env.StreamHandler {
+func (s *Server) accept(stream env.Stream, from string, inside *nbdproto.Handshake) env.StreamHandler {
 	if s.idle != nil || len(s.conns) >= s.config.Connections {
-		s.log.Warn("a client is refused: too many connections", "client", stream.RemoteAddr(), "limit", s.config.Connections)
+		s.log.Warn("a client is refused: too many connections", "from", from, "limit", s.config.Connections)
 		return nil
 	}
-	c := newConn(s, stream, inside)
+	c := newConn(s, stream, from, inside)
 	s.conns[c] = struct{}{}
 	return c
 }
@@ -137,7 +143,7 @@ func (s *Server) accept(stream env.Stream, inside *nbdproto.Handshake) env.Strea
 // AcceptDevice serves the kernel's end of a device: requests of the default
 // export, without a handshake.
 func (s *Server) AcceptDevice(stream env.Stream) env.StreamHandler {
-	c := &conn{s: s, stream: stream}
+	c := &conn{s: s, stream: stream, from: "the kernel"}
 	c.retries.Run = c.retry
 	x, err := c.Find("")
 	if err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -66,14 +65,14 @@ func newTLSFront(c *command) (*tlsFront, error) {
 
 // start takes a stream over. It runs on the loop.
 func (f *tlsFront) start(s *service, stream env.Stream, h *nbdproto.Handshake) {
-	from := stream.RemoteAddr()
+	from := stream.RemoteAddr().String()
 	fd := loop.Detach(stream)
 	if fd < 0 {
 		return
 	}
 	plain, err := fileConn(fd)
 	if err != nil {
-		s.tool.log.Warn("TLS", "client", from, "err", err)
+		s.tool.log.Warn("TLS", "from", from, "err", err)
 		return
 	}
 	if !f.add(plain) {
@@ -82,14 +81,14 @@ func (f *tlsFront) start(s *service, stream env.Stream, h *nbdproto.Handshake) {
 	}
 	go func() {
 		defer f.remove(plain)
-		if err := f.carry(s, tls.Server(plain, f.config), h, from); err != nil {
-			s.tool.log.Warn("connection with TLS ended", "client", from, "err", err)
+		if err := f.carry(s, tls.Server(plain, f.config), h, from); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.tool.log.Warn("connection with TLS ended", "from", from, "err", err)
 		}
 	}()
 }
 
 // carry makes the handshake of TLS, then moves data until one side ends.
-func (f *tlsFront) carry(s *service, outside *tls.Conn, h *nbdproto.Handshake, from netip.AddrPort) error {
+func (f *tlsFront) carry(s *service, outside *tls.Conn, h *nbdproto.Handshake, from string) error {
 	outside.SetDeadline(time.Now().Add(handshakeMax))
 	if err := outside.Handshake(); err != nil {
 		return err
@@ -106,7 +105,7 @@ func (f *tlsFront) carry(s *service, outside *tls.Conn, h *nbdproto.Handshake, f
 	}
 	defer inside.Close()
 	err = s.cluster.do(func(done func(error)) {
-		done(s.cluster.loop.Adopt(pair[0], func(stream env.Stream) env.StreamHandler { return s.server.AcceptTLS(stream, h) }))
+		done(s.cluster.loop.Adopt(pair[0], func(stream env.Stream) env.StreamHandler { return s.server.AcceptTLS(stream, from+" with TLS", h) }))
 	})
 	if err != nil {
 		return err
