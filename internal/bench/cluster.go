@@ -141,6 +141,9 @@ func benchClusterKind(bin cluster.Bin, k clusterKind, rounds int, report func(Ro
 			}
 		}
 		reportJob(k, j, sides, runs, report)
+		if err := reportRaw(k, j, report); err != nil {
+			return err
+		}
 	}
 	return nil
 }
