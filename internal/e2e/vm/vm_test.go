@@ -85,25 +85,23 @@ func TestMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ways := map[string]func(*cluster.Cluster) (*Attach, error){
-		"nbd": func(c *cluster.Cluster) (*Attach, error) { return ServeNBD(c, filepath.Join(programs, "vitastor-nbd")) },
-	}
-	module := os.Getenv(moduleEnv)
-	if module == "" {
-		module = filepath.Join(root, "bin", "lib", "block-vitastor.so")
-	}
-	if isFile(module) {
-		ways["module"] = func(c *cluster.Cluster) (*Attach, error) { return Module(c, module), nil }
-	} else {
-		t.Logf("not through QEMU's driver vitastor: there is no %s: make qemu-plugin", module)
-	}
-	for name, attach := range ways {
+	run := func(name string, attach func(*cluster.Cluster) (*Attach, error)) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, bin, filepath.Join(programs, "vitastor-cli"), attach)
 			r.importDisk(guest)
 			written := r.firstMachine()
 			r.secondMachine(written)
 		})
+	}
+	run("nbd", func(c *cluster.Cluster) (*Attach, error) { return ServeNBD(c, filepath.Join(programs, "vitastor-nbd")) })
+	module := os.Getenv(moduleEnv)
+	if module == "" {
+		module = filepath.Join(root, "bin", "lib", "block-vitastor.so")
+	}
+	if isFile(module) {
+		run("module", func(c *cluster.Cluster) (*Attach, error) { return Module(c, module), nil })
+	} else {
+		t.Logf("not through QEMU's driver vitastor: there is no %s: make qemu-plugin", module)
 	}
 }
 
