@@ -272,6 +272,11 @@ static void vitastor_close_bh(void *opaque)
 static void vitastor_close(BlockDriverState *bs)
 {
     VitastorState *s = bs->opaque;
+    /* With cache=unsafe, the default of qemu-img convert, QEMU does not flush:
+     * what the client has in its write-back cache would be lost. */
+    if (s->ctx && s->length && (bs->open_flags & BDRV_O_NO_FLUSH)) {
+        vitastor_co_flush(bs);
+    }
     if (s->ctx && s->ctx != qemu_get_current_aio_context()) {
         aio_wait_bh_oneshot(s->ctx, vitastor_close_bh, bs);
     } else if (s->ctx) {

@@ -21,7 +21,7 @@ import (
 const (
 	clusterArgument = "cluster-client"
 	clusterImage    = 1 << 30
-	clusterDisk     = 3 << 30
+	clusterDisk     = 2 << 30
 	clusterWarm     = 500 * time.Millisecond
 	clusterTime     = 2 * time.Second
 	clusterPool     = 1
@@ -162,6 +162,9 @@ func startSide(bin cluster.Bin, k clusterKind, name string) (*cluster.Cluster, f
 		config.Program = map[string]string{"osd1": osd, "osd2": osd, "osd3": osd}
 	}
 	c, err := cluster.New(config)
+	if err == nil && k.folder != memoryFolder {
+		err = writeHoles(c)
+	}
 	if err == nil {
 		err = c.Start()
 	}

@@ -8,7 +8,6 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
-	"syscall"
 	"time"
 
 	"vitastor/internal/bench/clusterio"
@@ -126,7 +125,7 @@ func recoverDiskWith(c *cluster.Cluster, meanwhile func()) (bytesPerSecond float
 	if err := c.PrepareDisk(recoveredOSD, c.Disk(recoveredOSD), clusterDisk, append([]string{"--disable_data_fsync", "1"}, clusterPrepare...)...); err != nil {
 		return 0, err
 	}
-	if err := allocate(c.Disk(recoveredOSD)); err != nil {
+	if err := writeOut(c.Disk(recoveredOSD)); err != nil {
 		return 0, err
 	}
 	if err := c.OSD(recoveredOSD).Start(); err != nil {
@@ -141,20 +140,6 @@ func recoverDiskWith(c *cluster.Cluster, meanwhile func()) (bytesPerSecond float
 		return 0, fmt.Errorf("%w\n%s", err, c.Logs(5))
 	}
 	return float64(1<<30) / time.Since(start).Seconds(), nil
-}
-
-// allocate gives the file of a disk its blocks. A block device has no holes, and
-// fio allocates its file, too; the file system would be measured otherwise.
-func allocate(file string) error {
-	f, err := os.OpenFile(file, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if err := syscall.Fallocate(int(f.Fd()), 0, 0, clusterDisk); err != nil {
-		return fmt.Errorf("cannot allocate %s: %w", file, err)
-	}
-	return nil
 }
 
 var fioBytes = regexp.MustCompile(`"bw_bytes" : (\d+)`)
