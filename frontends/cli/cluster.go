@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -80,7 +82,8 @@ func dial(r *run) (*cluster, error) {
 	if c.endpoints, err = etcd.ParseEndpoints(opts.Common.EtcdAddress...); err != nil {
 		return nil, fail(syscall.EINVAL, "%v", err)
 	}
-	log := slog.New(slog.NewTextHandler(r.Err, &slog.HandlerOptions{Level: logLevel(opts.Network.LogLevel), ReplaceAttr: plainLog}))
+	out := &heldLog{out: r.Err, held: opts.Network.LogLevel <= 0}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: logLevel(opts.Network.LogLevel), ReplaceAttr: plainLog}))
 	if c.loop, err = loop.New(loop.Options{Log: log}); err != nil {
 		return nil, err
 	}
@@ -94,6 +97,7 @@ func dial(r *run) (*cluster, error) {
 		c.stop()
 		return nil, err
 	}
+	out.release()
 	return c, nil
 }
 
@@ -265,7 +269,40 @@ func (r *run) layers() ([]option.Layer, option.Facts, error) {
 	if problem != nil {
 		r.note("warning: %v", problem)
 	}
-	return []option.Layer{file, r.parameters()}, facts, nil
+	// People wait: daemons try for longer.
+	impatient := option.Layer{Source: option.File, Where: "vitastor-cli"}
+	impatient.Values.SetUint("max_etcd_attempts", 1)
+	return []option.Layer{impatient, file, r.parameters()}, facts, nil
+}
+
+// heldLog keeps messages back while connecting: if that fails, the result tells
+// the reason, once.
+type heldLog struct {
+	mu   sync.Mutex
+	out  io.Writer
+	held bool
+	text []byte
+}
+
+// Write implements io.Writer.
+func (h *heldLog) Write(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.held {
+		return h.out.Write(p)
+	}
+	if len(h.text) < 1<<20 {
+		h.text = append(h.text, p...)
+	}
+	return len(p), nil
+}
+
+func (h *heldLog) release() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.held = false
+	h.out.Write(h.text)
+	h.text = nil
 }
 
 // logLevel: warnings and worse, unless more is wanted.

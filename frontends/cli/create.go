@@ -3,6 +3,7 @@ package cli
 import (
 	"strings"
 	"syscall"
+	"time"
 
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
@@ -162,7 +163,8 @@ func (c *cluster) tryName(t *env.Txn) (done, taken bool, err error) {
 	if first(r.Responses[0]) != nil {
 		return false, true, nil
 	}
-	return false, false, c.until(r.Revision) // somebody took the number
+	time.Sleep(10 * time.Millisecond) // somebody took the number: until we know of it
+	return false, false, nil
 }
 
 func (r *run) snapCreate() (result, error) {

@@ -23,6 +23,7 @@ type fabricated struct {
 	server *embed.Server
 	client *clientv3.Client
 	url    string
+	warned map[string]bool
 }
 
 func newFabricated(t *testing.T) *fabricated {
@@ -32,7 +33,7 @@ func newFabricated(t *testing.T) *fabricated {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Stop)
-	f := &fabricated{t: t, server: server, url: server.Endpoint()}
+	f := &fabricated{t: t, server: server, url: server.Endpoint(), warned: map[string]bool{}}
 	f.client, err = clientv3.New(clientv3.Config{Endpoints: []string{f.url}, DialTimeout: 5 * time.Second})
 	if err != nil {
 		t.Fatal(err)
@@ -76,14 +77,26 @@ func (f *fabricated) dump(prefix string) string {
 }
 
 // volatile are the numbers that nobody can know.
-var volatile = regexp.MustCompile(`[0-9.]+ [KM] database size|"etcd_db_size": [0-9]+`)
+var volatile = regexp.MustCompile(`[0-9.]+ [KM] database size|"etcd_db_size": [0-9]+|revision=[0-9]+`)
 
 // run runs a command line in this process.
 func (f *fabricated) run(args ...string) (out, errs string, code int) {
 	var o, e bytes.Buffer
 	tool := cli.Tool{In: strings.NewReader(""), Out: &o, Err: &e, Name: "vitastor-cli"}
 	code = tool.Main(append([]string{"--etcd_address", f.url}, args...))
-	return volatile.ReplaceAllString(o.String(), "<database size>"), e.String(), code
+	return volatile.ReplaceAllString(o.String(), "<volatile>"), f.news(volatile.ReplaceAllString(e.String(), "<volatile>")), code
+}
+
+// news leaves out warnings that were shown before.
+func (f *fabricated) news(errs string) string {
+	var b strings.Builder
+	for line := range strings.Lines(errs) {
+		if !strings.HasPrefix(line, "level=") || !f.warned[line] {
+			b.WriteString(line)
+		}
+		f.warned[line] = true
+	}
+	return b.String()
 }
 
 // words splits a command line; '...' keeps spaces.

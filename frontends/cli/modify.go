@@ -69,6 +69,12 @@ func (r *run) modifyImage(name string, ch *imageChange) (old *schema.SeenInode, 
 		return old, false, err
 	}
 	if next.Size < old.Size {
+		if s, err = c.freshState(); err != nil {
+			return nil, false, err
+		}
+		if _, err = ch.apply(s, old); err != nil { // a clone that was just made
+			return nil, false, err
+		}
 		opts := ch.data
 		opts.min = (next.Size + imageAlign - 1) / imageAlign * imageAlign
 		if _, err := r.removeData(old.ID, opts); err != nil {

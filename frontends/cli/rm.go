@@ -319,7 +319,7 @@ func restName(child *schema.InodeConfig) string {
 // finishRests removes what an interrupted removal has left behind under such
 // names, and returns the state after it.
 func (r *run) finishRests() (*state, error) {
-	s, err := r.conn.state()
+	s, err := r.conn.freshState()
 	if err != nil {
 		return nil, err
 	}
@@ -376,7 +376,7 @@ func (c *cluster) switchTo(s *state, child, into *schema.SeenInode, newParent me
 // remove deletes a layer that nobody needs: marks it, deletes its data, then
 // its inode.
 func (rm *layerRemoval) remove(name string) error {
-	s, err := rm.conn.state()
+	s, err := rm.conn.freshState()
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -53,6 +54,27 @@ func (c *cluster) state() (*state, error) {
 		s.targets, s.global, s.nodes = v.PGConfig(), v.Global(), v.NodePlacement()
 	})
 	return s, err
+}
+
+// freshState is the state with all images that exist now: who removes data must
+// not overlook a clone that was just made, nor one that cannot be read.
+func (c *cluster) freshState() (*state, error) {
+	got, _, err := c.read(c.keys.Kind(schema.KindInodeConfig).Get())
+	if err != nil {
+		return nil, err
+	}
+	newest := int64(0)
+	for _, kv := range got[0].KVs {
+		newest = max(newest, kv.ModRevision)
+		key, ok := c.keys.Parse(kv.Key)
+		if _, err := schema.DecodeInodeConfig(kv.Key, key.Inode(), kv.Value); !ok || err != nil {
+			return nil, fail(syscall.EINVAL, "%v: it may need the data of other layers, correct or delete it before removing any", cmp.Or(err, fmt.Errorf("%s is no key of an inode", kv.Key)))
+		}
+	}
+	if err := c.until(newest); err != nil {
+		return nil, err
+	}
+	return c.state()
 }
 
 // poolIDs are ascending.
