@@ -59,7 +59,6 @@ type rig struct {
 	server *Server
 	disks  *memories
 	path   string
-	tcp    string
 }
 
 const mib = 1 << 20
