@@ -1,6 +1,8 @@
 package primary
 
 import (
+	"slices"
+
 	"vitastor/internal/ec"
 	"vitastor/internal/meta"
 	"vitastor/internal/wire"
@@ -56,13 +58,60 @@ func (o *op) sendDeletes() {
 	}
 	p.dropUnstable(o.oid) // a SYNC must not name what does not exist any more
 	p.objects.SetOverride(o.oid, o.old)
+	o.staleFirst(rec)
 	o.holdPhase(phaseWriting)
-	o.deleteAt(o.scratch)
+	if o.stale > 0 {
+		o.deleteAt(o.scratch[:o.stale])
+	} else {
+		o.deleteAt(o.scratch)
+	}
 	o.sent()
+}
+
+// staleFirst puts locations that may have an older version to the front of
+// scratch: if only the newest copies were deleted, the older one would be the
+// object again.
+func (o *op) staleFirst(rec *peering.Record) {
+	o.stale = 0
+	if rec == nil {
+		return
+	}
+	has := func(l peering.Location) bool {
+		return slices.ContainsFunc(rec.Locs, func(m peering.Location) bool {
+			return m.OSD == l.OSD && m.Role == l.Role && m.Bad&meta.LocOutdated == 0
+		})
+	}
+	for i, l := range o.scratch {
+		if !has(l) {
+			o.scratch[i], o.scratch[o.stale] = o.scratch[o.stale], l
+			o.stale++
+		}
+	}
+}
+
+// staleGone goes on with the newest copies.
+func (o *op) staleGone() {
+	stale, err := o.stale, o.count()
+	o.stale = 0
+	switch {
+	case o.failed > 0 && o.dropped, !o.active():
+		o.fail(wire.EPIPE)
+	case o.failed > 0:
+		o.pg.objects.ClearOverride(o.oid)
+		o.fail(err)
+	default:
+		o.holdPhase(phaseWriting)
+		o.deleteAt(o.scratch[stale:])
+		o.sent()
+	}
 }
 
 // deletesDone looks at the results.
 func (o *op) deletesDone() {
+	if o.stale > 0 {
+		o.staleGone()
+		return
+	}
 	p := o.pg
 	p.s.countDelete(o.oid)
 	err := o.count()

@@ -106,6 +106,7 @@ type op struct {
 	holder  bool // first in its object's queue
 	lazy    bool // written, but not durable before a SYNC
 	leaving bool // counts in pg.leaving
+	stale   int  // of a DELETE: older copies, first in scratch, that are deleted first
 	fresh   bool // EC: the object does not exist, there is nothing to read
 	buried  bool // a DELETE that has left an empty object
 
@@ -170,7 +171,7 @@ func (o *op) reset() {
 func (o *op) forget() {
 	o.record, o.state, o.limit, o.old, o.known = nil, 0, 0, 0, false
 	o.whole, o.fresh, o.dropped, o.copied = false, false, false, 0
-	o.failed, o.ok = 0, 0
+	o.failed, o.ok, o.stale = 0, 0, 0
 }
 
 // putOp takes an operation back.
