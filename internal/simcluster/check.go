@@ -32,12 +32,11 @@ const violationsMax = 10
 func (h *History) Check(r Rules) []Violation {
 	var all []Violation
 	syncs := h.syncs()
-	revived := h.mayRevive(r)
 	for _, reg := range h.registers() {
 		if len(all) >= violationsMax {
 			return all
 		}
-		if v, ok := reg.check(r, syncs, revived); !ok {
+		if v, ok := reg.check(r, syncs); !ok {
 			all = append(all, v)
 		}
 	}
@@ -57,26 +56,12 @@ type objectKey struct {
 	index int
 }
 
-// mayRevive are the objects whose deletion warned that it may be undone.
-func (h *History) mayRevive(r Rules) map[objectKey]bool {
-	m := map[objectKey]bool{}
-	for _, o := range h.Ops {
-		if o.Kind == OpDelete && (o.LeftOnDead || o.Outcome != Done) {
-			m[objectKey{o.Inode, o.First / r.PerObject(o.Inode)}] = true
-		}
-	}
-	return m
-}
-
 // check judges one granule.
-func (reg *register) check(r Rules, syncs map[int][]*Op, revived map[objectKey]bool) (Violation, bool) {
+func (reg *register) check(r Rules, syncs map[int][]*Op) (Violation, bool) {
 	initial := r.Initial(reg.inode, reg.granule)
 	events := reg.events(initial)
 	if e := invented(events, initial); e != nil {
 		return reg.violation("contents", "nobody wrote what this read saw", e, nil, events), false
-	}
-	if revived[objectKey{reg.inode, reg.granule / r.PerObject(reg.inode)}] {
-		return Violation{}, true
 	}
 	if r.Lazy(reg.inode) || r.LocalReads(reg.inode) {
 		bad, hider := stale(events, initial, r.Lazy(reg.inode), syncs)

@@ -128,7 +128,6 @@ func NewConfig(seed uint64, duration time.Duration) *Config {
 	switch {
 	case !calm:
 		c.drawFaults(rng)
-		c.withoutDeletes()
 	case rng.IntN(3) == 0 && !c.Writeback:
 		c.DiskBytes = 4096 + bufferSize + metaSize + 300*int64(c.BlockBytes)
 		c.Faults = append(slices.Clone(c.Faults), Full, Full, Full)
@@ -186,16 +185,6 @@ func (c *Config) drawPool(rng *rand.Rand, id meta.PoolID) PoolConfig {
 // calmFaults are those during which every OSD takes part in everything.
 var calmFaults = []FaultKind{SlowNode, SlowNet, SlowDisk, Stall, ClockJump, ClockDrift, MonitorKill, ClientKill, Out, Reweight, PGCount, PGSize,
 	PoolAdd}
-
-// withoutDeletes: the format has no tombstones, so what is deleted while an OSD
-// is away comes back with it, or what is left of it (spec osd.md §6).
-func (c *Config) withoutDeletes() {
-	for i := range c.Pools {
-		for j := range c.Pools[i].Images {
-			c.Pools[i].Images[j].Deletes = false
-		}
-	}
-}
 
 // chains: images with parents are part of the worlds.
 const chains = true

@@ -62,7 +62,6 @@ type Op struct {
 	Outcome        Outcome
 	Err            string
 	Seen           []Stamp // reads: per granule
-	LeftOnDead     bool    // deletes: not every OSD took part, the object may come back
 }
 
 func (o *Op) String() string {

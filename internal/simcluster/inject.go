@@ -14,12 +14,10 @@ func (k *Cluster) schedule(p Plan) {
 	for _, f := range p {
 		k.w.After(f.At, func() {
 			k.logf("fault %v", f)
-			k.active++
 			k.inject(f)
 		})
 		k.w.After(f.Heal, func() {
 			k.logf("heal %v", f)
-			k.active--
 			k.heal(f)
 		})
 	}

@@ -43,8 +43,6 @@ func (r *register) events(initial Stamp) []event {
 			e.value = o.Stamp
 		case OpDelete:
 			e.value = initial
-			// Known limit of the format: no tombstones (spec osd.md §6). A
-			// deletion that warned about it may be undone.
 		}
 		if o.Outcome == Refused {
 			continue

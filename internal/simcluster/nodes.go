@@ -170,7 +170,7 @@ func (n *clientNode) load() {
 	c := k.c.Work
 	c.Images = k.images
 	n.work = &work{c: c, h: k.h, client: n.cl.life, node: n.index, now: k.w.Now, e: n.node.Env(), target: n.cl,
-		rng: rand.New(rand.NewPCG(k.c.Seed, uint64(n.cl.life)<<8|0xc)), failed: k.failed, unsure: k.unsure}
+		rng: rand.New(rand.NewPCG(k.c.Seed, uint64(n.cl.life)<<8|0xc)), failed: k.failed}
 	startWork(n.work)
 }
 

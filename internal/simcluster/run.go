@@ -198,7 +198,7 @@ func (k *Cluster) drain() {
 
 // one runs a single operation on a client and waits for it.
 func (k *Cluster) one(n *clientNode, o *Op, m *Image, allowReadonly bool) {
-	w := &work{h: k.h, client: n.cl.life, node: n.index, now: k.w.Now, e: n.node.Env(), target: n.cl, failed: k.failed, unsure: k.unsure,
+	w := &work{h: k.h, client: n.cl.life, node: n.index, now: k.w.Now, e: n.node.Env(), target: n.cl, failed: k.failed,
 		known: map[objectKey]uint64{}, stop: true}
 	q := &Request{Kind: o.Kind, AllowReadonly: allowReadonly}
 	n.node.Do(func(*env.Env) { (&worker{w: w}).submit(o, m, q) })

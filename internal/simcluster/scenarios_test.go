@@ -123,6 +123,7 @@ var focuses = map[string]struct {
 	rot    bool
 }{
 	"rot":     {[]FaultKind{BitRot, Latent, BitRot, Latent, Kill, PowerLoss}, true},
+	"deletes": {[]FaultKind{Kill, PowerLoss, KillSilent, Pause, Reset, Out, Blackout, ClientKill}, false},
 	"power":   {[]FaultKind{PowerLoss, Blackout, Kill, SlowDisk, Stall}, false},
 	"network": {[]FaultKind{Cut, CutOneWay, Reset, Blackhole, Loss, SlowNet, Isolate}, false},
 	"lease":   {[]FaultKind{Pause, Isolate, KVCut, KVAnswers, KVExile, KVExile, KVDown, KillSilent, Kill}, false},
@@ -147,6 +148,10 @@ func TestFocus(t *testing.T) {
 						c.DownMax = 1 + int(seed%3)
 						if focus == "moves" {
 							c.OSDs, c.Hosts = 5, 5
+						}
+						if focus == "deletes" {
+							c.OSDs, c.Hosts, c.Work.Deletes = 4, 4, 10
+							c.Pools[0].Images = []ImageConfig{{Number: 1, Objects: 3, Owner: -1, Deletes: true}}
 						}
 						if focuses[focus].rot {
 							c.Checksums, c.RotOSD = true, 1+int(seed%3)

@@ -39,10 +39,6 @@ func (k *Cluster) unclean() string {
 	return strings.Join(why, "; ")
 }
 
-// unsure tells whether a deletion may be undone later: not every OSD that may
-// have a copy takes part (spec osd.md §6).
-func (k *Cluster) unsure() bool { return k.active > 0 || k.unclean() != "" }
-
 func (k *Cluster) uncleanPool(p *PoolConfig, config *schema.PGConfig, states map[meta.PG]schema.PGState) (why []string) {
 	pgs := config.Pool(p.ID)
 	if pgs == nil || len(pgs.PGs) != p.PGs {

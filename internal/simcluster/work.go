@@ -64,7 +64,6 @@ type work struct {
 	stop   bool
 	active int // operations in flight
 	failed map[string]int
-	unsure func() bool // see Op.LeftOnDead; nil = never
 	// known is the version that this client saw last, by object.
 	known map[objectKey]uint64
 }
@@ -158,7 +157,6 @@ func (k *worker) submit(o *Op, m *Image, q *Request) {
 		k.think()
 	}
 	w.active++
-	o.LeftOnDead = o.Kind == OpDelete && w.unsure != nil && w.unsure()
 	w.h.Invoke(o, w.now())
 	w.target.Submit(q)
 }
@@ -182,7 +180,6 @@ func (w *work) finish(o *Op, m *Image, q *Request) {
 	}
 	if o.Kind == OpDelete {
 		o.Version = 0
-		o.LeftOnDead = o.LeftOnDead || w.unsure != nil && w.unsure()
 		delete(w.known, objectKey{o.Inode, o.First / m.PerObject})
 	}
 	w.h.Return(o, outcome, w.now())

@@ -31,7 +31,6 @@ type Cluster struct {
 	lives   int            // client lives so far
 	loading bool           // the clients make load
 	ballast *ballast       // what fills the disks; nil if nothing does
-	active  int            // faults that are not healed
 	found   []Violation
 	seen    *observer
 	looks   int
