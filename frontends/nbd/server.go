@@ -76,7 +76,7 @@ type Server struct {
 	config  Config
 	log     *slog.Logger
 	pool    *pinned.Pool
-	exports map[string]*export // open ones, by the name that was asked for
+	exports map[string]*export // open ones, by the name of their disk
 	conns   map[*conn]struct{}
 	// Connections that wait for memory, in order.
 	waiting  []*conn
@@ -87,7 +87,7 @@ type Server struct {
 
 // export is an open disk and who uses it.
 type export struct {
-	name  string // as asked for
+	name  string
 	disk  blockdev.Disk
 	users int
 }
@@ -185,7 +185,8 @@ func (s *Server) ended() {
 	}
 }
 
-// acquire opens an export, or joins those who use it.
+// acquire opens an export, or joins those who use it: partial writes of all of
+// them must go through one disk.
 func (s *Server) acquire(name string) (*export, error) {
 	x := s.exports[name]
 	if x == nil {
@@ -193,8 +194,13 @@ func (s *Server) acquire(name string) (*export, error) {
 		if err != nil {
 			return nil, err
 		}
-		x = &export{name: name, disk: disk}
-		s.exports[name] = x
+		full := disk.Info().Name // the default export has one, too
+		if x = s.exports[full]; x == nil {
+			x = &export{name: full, disk: disk}
+			s.exports[full] = x
+		} else if x.disk != disk {
+			disk.Close()
+		}
 	}
 	x.users++
 	return x, nil

@@ -31,7 +31,7 @@ type countedDisk struct {
 	m *memories
 }
 
-func (d countedDisk) Close() { d.m.opens-- }
+func (d *countedDisk) Close() { d.m.opens-- }
 
 func (m *memories) Open(name string) (blockdev.Disk, error) {
 	if name == "" {
@@ -42,7 +42,7 @@ func (m *memories) Open(name string) (blockdev.Disk, error) {
 		return nil, fmt.Errorf("there is no %q here, but %v", name, m.names)
 	}
 	m.opens++
-	return countedDisk{d, m}, nil
+	return &countedDisk{d, m}, nil
 }
 
 func (m *memories) List(f func(name, description string)) {
@@ -322,4 +322,46 @@ func TestShutdown(t *testing.T) {
 	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("the client sees %v", err)
 	}
+}
+
+// TestNBDKit: nbdkit's own client, and a filter that cuts requests in its way.
+func TestNBDKit(t *testing.T) {
+	r := newRig(t, nil)
+	data := make([]byte, 3*mib)
+	for i := range data {
+		data[i] = byte(i * 13 / 5)
+	}
+	r.on(func() { r.disks.disks["data"].Put(5*mib+333, data) })
+	must(t, []string{"export-size: 67108864", "can_multi_conn: true"}, "nbdkit", "-U", "-", "nbd", "uri="+r.uri("data"), "--run", "nbdinfo $uri")
+	file := filepath.Join(t.TempDir(), "copy")
+	must(t, nil, "nbdkit", "-U", "-", "--filter=blocksize", "nbd", "uri="+r.uri("data"), "shared=1", "minblock=1", "maxdata=100k",
+		"--run", "nbdcopy $uri "+file)
+	got, err := os.ReadFile(file)
+	if err != nil || len(got) != 64*mib || !slices.Equal(got[5*mib+333:][:len(data)], data) {
+		t.Errorf("what was copied through nbdkit is not the same (%d bytes, %v)", len(got), err)
+	}
+}
+
+// TestFio: many random requests of all sizes at once, all of which are verified.
+func TestFio(t *testing.T) {
+	if out, _ := peer(t, "fio", "--enghelp"); !strings.Contains(out, "\tnbd\n") {
+		t.Skip("this fio has no NBD engine")
+	}
+	r := newRig(t, nil)
+	must(t, []string{"err= 0"}, "fio", "--name=t", "--ioengine=nbd", "--uri="+r.uri("data"), "--rw=randrw", "--bsrange=512-128k", "--bs_unaligned",
+		"--size=32M", "--iodepth=32", "--verify=crc32c", "--verify_fatal=1", "--fsync=50", "--verify_state_save=0")
+	r.clean()
+}
+
+// TestSameDisk: an export has one disk, whatever it is called.
+func TestSameDisk(t *testing.T) {
+	r := newRig(t, nil)
+	for _, name := range []string{"", "data", ""} {
+		dialRaw(t, r).goOn(name, false)
+	}
+	r.on(func() {
+		if x := r.server.exports["data"]; len(r.server.exports) != 1 || x.users != 3 || r.disks.opens != 1 {
+			t.Errorf("%d exports, %d disks", len(r.server.exports), r.disks.opens)
+		}
+	})
 }
