@@ -75,7 +75,8 @@ func (f *tlsFront) start(s *service, stream env.Stream, h *nbdproto.Handshake) {
 		s.tool.log.Warn("TLS", "from", from, "err", err)
 		return
 	}
-	if !f.add(plain) {
+	if !f.add(plain, s.server.config.Connections) {
+		s.tool.log.Warn("a client is refused: too many connections with TLS", "from", from)
 		plain.Close()
 		return
 	}
@@ -125,10 +126,10 @@ func fileConn(fd int) (net.Conn, error) {
 	return net.FileConn(f)
 }
 
-func (f *tlsFront) add(c net.Conn) bool {
+func (f *tlsFront) add(c net.Conn, most int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.closed {
+	if f.closed || len(f.conns) >= most {
 		return false
 	}
 	f.conns[c] = struct{}{}

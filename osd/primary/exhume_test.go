@@ -23,7 +23,7 @@ func TestExhumeInterrupted(t *testing.T) {
 		{"EC 2+1", meta.EC, 1, meta.CommitAll},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for delay := time.Duration(0); delay < 2*time.Millisecond; delay += 40 * time.Microsecond {
+			for delay := time.Duration(0); delay < 2*time.Millisecond; delay += 80 * time.Microsecond {
 				interruptExhume(t, c.scheme, c.parity, c.commit, delay)
 			}
 		})
