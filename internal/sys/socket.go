@@ -79,7 +79,7 @@ func DialTCP(addr netip.AddrPort) (int, error) {
 	if err != nil {
 		return -1, err
 	}
-	noDelay(fd)
+	tune(fd)
 	if err := unix.Connect(fd, sockaddr(addr)); err != nil && err != unix.EINPROGRESS && err != unix.EINTR {
 		Close(fd)
 		return -1, os.NewSyscallError("connect", err)
@@ -93,7 +93,7 @@ func AcceptTCP(listener int) (fd int, remote netip.AddrPort, e syscall.Errno) {
 		fd, sa, err := unix.Accept4(listener, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			noDelay(fd)
+			tune(fd)
 			return fd, addrPort(sa), 0
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
@@ -129,8 +129,23 @@ func socketTCP(a netip.Addr) (int, error) {
 	return fd, os.NewSyscallError("socket", err)
 }
 
-// noDelay makes small messages leave at once. Failing would only cost latency.
-func noDelay(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) }
+// Keepalive of connections in seconds: a peer whose host has died silently is
+// noticed after a minute even by who only waits for its requests.
+const (
+	keepIdleSec     = 30
+	keepIntervalSec = 10
+	keepProbes      = 3
+)
+
+// tune makes small messages leave at once, and lets dead connections end.
+// Failing would only cost latency, or memory.
+func tune(fd int) {
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepIdleSec)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepIntervalSec)
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepProbes)
+}
 
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if ip := a.Addr().Unmap(); ip.Is4() {

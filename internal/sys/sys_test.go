@@ -2,6 +2,7 @@ package sys
 
 import (
 	"bytes"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -193,5 +194,35 @@ func TestNothingAllocates(t *testing.T) {
 		Read(b, buf)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// Both ends of a connection end by themselves when the other host is gone.
+func TestKeepalive(t *testing.T) {
+	l, addr, err := ListenTCP(netip.MustParseAddrPort("127.0.0.1:0"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l)
+	c, err := DialTCP(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(c)
+	a, e := -1, syscall.EAGAIN
+	for i := 0; i < 1000 && e == syscall.EAGAIN; i++ {
+		time.Sleep(time.Millisecond)
+		a, _, e = AcceptTCP(l)
+	}
+	if e != 0 {
+		t.Fatal(e)
+	}
+	defer unix.Close(a)
+	for _, fd := range []int{a, c} {
+		on, err1 := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_KEEPALIVE)
+		idle, err2 := unix.GetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE)
+		if on == 0 || idle != keepIdleSec || err1 != nil || err2 != nil {
+			t.Errorf("keepalive %d, idle %d s: %v %v", on, idle, err1, err2)
+		}
 	}
 }
