@@ -29,7 +29,6 @@ func (m *merge) to() *schema.SeenInode    { return m.chain[0] }
 func (m *merge) from() *schema.SeenInode  { return m.chain[len(m.chain)-1] }
 func (m *merge) layer() *schema.SeenInode { return m.chain[m.target] }
 func (m *merge) isTop() bool              { return m.target == 0 }
-func (m *merge) below() int               { return len(m.chain) - 1 - m.target }
 func (m *merge) done(asked string) string {
 	return fmt.Sprintf("Done, layers from %s to %s merged into %s", m.from().Name, m.to().Name, asked)
 }

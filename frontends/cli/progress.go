@@ -37,12 +37,13 @@ func (p *progress) at(done, total uint64, text string) {
 	} else {
 		text += "\n"
 	}
-	if t := now(); t.Sub(p.last) < every {
+	t := now()
+	if t.Sub(p.last) < every {
 		p.pending = text
 		return
-	} else if p.last = t; true {
-		p.draw(text)
 	}
+	p.last = t
+	p.draw(text)
 }
 
 func (p *progress) draw(text string) {

@@ -117,6 +117,7 @@ func (m *removal) start(done func(bool)) {
 		return
 	}
 	m.granule, m.done, m.listed, m.pgs, m.inactive = uint64(g.GranuleBytes), done, false, 0, nil
+	m.total = m.removed // again: the rest is listed anew
 	m.allPGs = int(m.c.client.View().PGConfig().Pool(m.inode.Pool()).Count())
 	m.c.client.List(&client.List{Inode: m.inode, MinOffset: m.opts.min, MaxOffset: m.opts.max, PG: m.pg,
 		Done: func(err syscall.Errno) {

@@ -30,7 +30,6 @@ type run struct {
 	color    bool
 	progress bool
 	conn     *cluster // see connect
-	shown    *progress
 }
 
 // Main runs a command line and returns the exit status: an errno, 0 = success.
