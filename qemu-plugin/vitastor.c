@@ -19,6 +19,7 @@
 #include "qemu/osdep.h"
 
 #include <dlfcn.h>
+#include <poll.h>
 
 #include "qemu/error-report.h"
 #include "qemu/module.h"
@@ -90,6 +91,24 @@ void vitastor_begin(VitastorState *s, VitastorCall *c)
     pthread_mutex_lock(&s->lock);
 }
 
+/* Waits outside of coroutines, by running the library here: the AioContext may be
+ * another thread's, and its lock ours or not, which callers of drivers in the main
+ * thread do not agree about. */
+static void vitastor_poll(BlockDriverState *bs, VitastorCall *c)
+{
+    VitastorState *s = c->s;
+    struct pollfd p = { .fd = s->fd, .events = POLLIN };
+    if (s->fd < 0) {
+        BDRV_POLL_WHILE(bs, !qatomic_load_acquire(&c->t.done));
+    }
+    while (!qatomic_load_acquire(&c->t.done)) {
+        poll(&p, 1, 10); /* somebody else may run the library, too */
+        pthread_mutex_lock(&s->lock);
+        vitastor_c_uring_handle_events(s->client);
+        vitastor_unlock(s);
+    }
+}
+
 long vitastor_end(BlockDriverState *bs, VitastorCall *c)
 {
     VitastorState *s = c->s;
@@ -102,7 +121,7 @@ long vitastor_end(BlockDriverState *bs, VitastorCall *c)
     if (pending && c->t.co) {
         qemu_coroutine_yield();
     } else if (pending) {
-        BDRV_POLL_WHILE(bs, !qatomic_load_acquire(&c->t.done));
+        vitastor_poll(bs, c);
     }
     return c->t.ret;
 }
@@ -216,6 +235,7 @@ static int vitastor_connect(VitastorState *s, int flags, Error **errp)
             error_setg_errno(errp, -fd, "vitastor: the library has no descriptor");
             return fd;
         }
+        s->fd = fd;
         s->old_library = atoi(version) < 2;
         vitastor_set_fd(s, fd, 0, vitastor_handle_events, NULL, NULL, s);
         return 0;
@@ -329,6 +349,7 @@ static int vitastor_file_open(BlockDriverState *bs, QDict *options, int flags, E
     QLIST_INIT(&s->fds);
     QSIMPLEQ_INIT(&s->woken);
     s->ctx = bdrv_get_aio_context(bs);
+    s->fd = -1;
     int r = vitastor_read_options(s, options, errp) ? 0 : -EINVAL;
     if (!r) {
         vitastor_read_config(s);

@@ -50,6 +50,7 @@ typedef struct VitastorState {
 
     pthread_mutex_t lock; /* of everything below; never held while a coroutine runs */
     vitastor_c *client;
+    int fd; /* of the library, or -1 in the fallback, which has several */
     void *watch;
     bool old_library; /* submissions do not make its descriptors readable */
     uint64_t length;
