@@ -23,7 +23,7 @@ var osdTable = []Option{
 	{Name: "autosync_writes", Kind: Int, Default: "128", From: fgc, Used: OSD, Live: OSD,
 		Doc: "The same as a number of writes. Limited by the size of the journal: at most journal_size/block_size/2."},
 	{Name: "recovery_queue_depth", Kind: Int, Default: "1", Min: 1, Max: 2048, From: fgc, Used: OSD, Live: OSD,
-		Doc: "Objects that an OSD restores or moves at the same time while clients use its disk; without clients, up to 16 objects or 16 MiB if that is more."},
+		Doc: "Objects that an OSD restores or moves at the same time while clients use its disk; without clients, 16 objects and up to 128, or 16 MiB, if that is more and each takes less than 50 ms."},
 	{Name: "recovery_sleep_us", Kind: Micros, Default: "0", From: fgc, Used: OSD, Live: OSD,
 		Doc: "Pause after each restored or moved object. With recovery_tune_interval it is only the start value."},
 	{Name: "recovery_pg_switch", Kind: Int, Default: "128", From: fgc, Used: OSD, Live: OSD,
