@@ -211,10 +211,14 @@ func (k *core) step(mode int) {
 	}
 }
 
-// destroy ends the client. Operations that are not completed vanish: their
-// memory is not used any more.
+// destroy ends the client. All operations are completed with errors, which frees
+// their memory: the C side does not tell anybody.
 func (k *core) destroy() {
 	k.ended = true
+	for op := k.waiting; op != nil; op = k.waiting {
+		k.waiting = op.next
+		k.complete(op, -int64(syscall.ECANCELED))
+	}
 	closed := false
 	k.client.Close(func() { closed = true })
 	for end := time.Now().Add(closeTimeout); !closed && time.Now().Before(end); {

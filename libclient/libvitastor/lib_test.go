@@ -313,3 +313,34 @@ func TestReferenceFio(t *testing.T) {
 		run(t, "fio", args...)
 	}
 }
+
+// TestSanitized runs the C side under address sanitizer, leaks included.
+func TestSanitized(t *testing.T) {
+	setUp(t)
+	name := newImage(t, 1)
+	dir := filepath.Join(rig.dir, "sanitized")
+	sources, err := filepath.Glob("shim/*.c")
+	if err == nil {
+		err = errors.Join(os.Mkdir(dir, 0o777), os.Symlink(filepath.Join(rig.lib, "libvitastor_core.so.0"), filepath.Join(dir, "libvitastor_core.so.0")))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	flags := []string{"-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-I../include", "-o"}
+	run(t, "gcc", append(append(flags, filepath.Join(dir, "libvitastor_client.so.0"), "-shared", "-fPIC", "-fvisibility=hidden",
+		"-Wl,-soname,libvitastor_client.so.0"), append(sources, "-ldl", "-lpthread")...)...)
+	if err := os.Symlink("libvitastor_client.so.0", filepath.Join(dir, "libvitastor_client.so")); err != nil {
+		t.Fatal(err)
+	}
+	for program, cases := range map[string][]string{"io": {""}, "life": strings.Fields("version epoll setfd eventfd inflight threads noetcd")} {
+		path := filepath.Join(dir, program)
+		run(t, "gcc", append(append(flags, path), "testdata/"+program+".c", "-L"+dir, "-Wl,-rpath,"+dir, "-lvitastor_client", "-lpthread")...)
+		for _, c := range cases {
+			cmd := command(t, path, etcdAddress(), name, c)
+			cmd.Env = os.Environ()
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("%s %s: %v\n%s", program, c, err, out)
+			}
+		}
+	}
+}

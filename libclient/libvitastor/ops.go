@@ -165,9 +165,6 @@ func (r *request) makeBitmap() bool {
 // finished is Op.Done.
 func (r *request) finished(*client.Op) {
 	k, op := r.k, r.c
-	if k.ended {
-		return // the C side has forgotten it
-	}
 	retval := -int64(r.Err)
 	if r.Err == 0 {
 		switch r.Kind {

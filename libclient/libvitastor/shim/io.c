@@ -117,7 +117,8 @@ static void list_free(vitastor_c *c, vcore_op *op)
 {
     while (op) {
         vcore_op *next = op->next;
-        if (op->kind == VCORE_UNWATCH)
+        /* nobody has this handle (any more) */
+        if (op->kind == VCORE_WATCH || op->kind == VCORE_UNWATCH)
             image_free(op->image);
         free(op->bitmap);
         op_free(c, op);

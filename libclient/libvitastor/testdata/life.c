@@ -176,7 +176,8 @@ static void case_inflight(void)
     static char buf[64][131072];
     for (int i = 0; i < 20; i++) {
         vitastor_c *c = connect_etcd(etcd);
-        uint64_t inode = vitastor_c_inode_get_num(open_image(c, name));
+        void *image = open_image(c, name);
+        uint64_t inode = vitastor_c_inode_get_num(image);
         struct result r[64] = { 0 };
         for (int n = 0; n < 64; n++) {
             struct iovec iov = { buf[n], sizeof(buf[n]) };
@@ -187,10 +188,17 @@ static void case_inflight(void)
         }
         for (int n = 0; n < i; n++)
             vitastor_c_uring_handle_events(c);
+        vitastor_c_close_watch(c, image);
         vitastor_c_destroy(c);
         memset(buf, i, sizeof(buf)); /* ours again */
     }
-    vitastor_c_destroy(connect_etcd(etcd)); /* before it is ready */
+    vitastor_c *c = connect_etcd(etcd); /* before it is ready */
+    struct result r[2] = { 0 };
+    vitastor_c_sync(c, io_done, &r[0]);
+    vitastor_c_watch_inode(c, (char *)name, io_done, &r[1]);
+    vitastor_c_uring_handle_events(c);
+    vitastor_c_destroy(c);
+    MUST(!r[0].done && !r[1].done, "callbacks of a destroyed client");
 }
 
 static int child_code(pid_t pid)
