@@ -48,7 +48,7 @@ soak: ## hours of random histories: clusters with faults, then disks with crashe
 bench: ## the table of figures, paired with C and raw I/O in the same run
 	$(GO) run ./internal/bench
 
-demo: build ## a cluster on this machine (etcd, monitor, 3 OSDs), an image written and read, an OSD killed
+demo: deps build ## a cluster on this machine, images over NBD, an OSD killed; until Ctrl-C (from a terminal)
 	@$(GO) run ./internal/e2e/demo
 
 demo-up: build ## the same, left running; prints what to try
