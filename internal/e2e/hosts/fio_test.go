@@ -12,7 +12,7 @@ func TestFio(t *testing.T) {
 	c := setUp(t)
 	engine := filepath.Join(rig.lib, "libfio_vitastor.so")
 	job := func(more ...string) string {
-		args := []string{"--name=t", "--ioengine=" + engine, "--conf=" + c.ConfigFile(), "--bs=4k", "--direct=1"}
+		args := []string{"--name=t", "--ioengine=" + engine, "--conf=" + c.ConfigFile(), "--bs=4k", "--direct=1", "--verify_state_save=0"}
 		return run(t, "fio", append(args, more...)...)
 	}
 	for n, mode := range []string{"--thread", "--no_io_uring=1", "--numjobs=3 --offset_increment=16m --size=16m"} {
