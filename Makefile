@@ -30,7 +30,7 @@ test: deps ## every fast test (under 20 minutes on 2 cores)
 
 test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs
 test-integrations: deps ## heavier suites: real processes, 240 simulated clusters, 100 000 crash points, race detector
-	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 20m ./internal/e2e ./internal/e2e/vm
+	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm
 	$(GO) test -count=1 -timeout 15m -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.seed=$(CLUSTER_SEEDS) -simcluster.duration=60s
 	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
 	$(GO) test -race -p 1 -timeout 20m $$($(GO) list ./internal/... ./osd/sentinel ./mon/web ./libclient/image | grep -vE 'internal/(simcluster|e2e|archtest|bench|placement)')
