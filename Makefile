@@ -28,7 +28,7 @@ build: ## compile everything; programs go to bin/
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs
+test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs pkg-config:pkg-config glib-mkenums:libglib2.0-dev dpkg-source:dpkg-dev
 test-integrations: deps ## heavier suites: real processes, 240 simulated clusters, 100 000 crash points, race detector
 	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm
 	$(GO) test -count=1 -timeout 15m -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.seed=$(CLUSTER_SEEDS) -simcluster.duration=60s
