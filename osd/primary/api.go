@@ -86,8 +86,6 @@ type Recovery struct {
 	// Err is OK, also if the object was clean already; EPIPE when the PG is
 	// not active any more, EIO when there are not enough chunks.
 	Err wire.Retval
-
-	op *op
 }
 
 // Hold is the exclusive use of one object: writes and deletes of it wait until

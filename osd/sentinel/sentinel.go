@@ -34,7 +34,7 @@ const Name = "vitastor-watch"
 
 // Etcd says how etcd is reached.
 type Etcd struct {
-	Endpoints                                []string
+	Endpoints                                 []string
 	CAFile, CertFile, KeyFile, User, Password string
 }
 
