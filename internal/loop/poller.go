@@ -2,6 +2,7 @@ package loop
 
 import (
 	"fmt"
+	"syscall"
 
 	"vitastor/internal/sys"
 )
@@ -34,12 +35,16 @@ func (p *poller) open() (err error) {
 func (p *poller) close() { sys.Close(p.fd) }
 
 func (p *poller) add(fd int, events uint32, who pollee) error {
+	if fd < 0 {
+		return fmt.Errorf("epoll_ctl: %w", syscall.EBADF)
+	}
 	for len(p.sources) <= fd {
 		p.sources = append(p.sources, source{})
 	}
 	s := &p.sources[fd]
 	s.generation++
 	if e := sys.EpollCtl(p.fd, sys.EpollAdd, fd, p.event(fd, events)); e != 0 {
+		s.generation-- // it may be registered already
 		return fmt.Errorf("epoll_ctl: %w", e)
 	}
 	s.p = who
