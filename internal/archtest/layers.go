@@ -114,7 +114,12 @@ func mayImport(dir string, from Layer, target string) bool {
 		return family(dir, 1) == family(target, 1)
 	}
 	// What the front ends share, and a program with the package it runs.
-	return target == "frontends/blockdev" || family(dir, 2) == family(target, 2)
+	return shared(target) || family(dir, 2) == family(target, 2)
+}
+
+// shared tells whether a folder belongs to what several front ends use.
+func shared(dir string) bool {
+	return within(dir, "frontends/blockdev") || within(dir, "frontends/virtio")
 }
 
 // family is the first n elements of a folder.

@@ -15,25 +15,21 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
-	"strings"
 
-	"vitastor/internal/env"
-	"vitastor/internal/etcd"
-	"vitastor/internal/loop"
 	"vitastor/internal/schema"
 	"vitastor/internal/schema/option"
-	"vitastor/libclient/client"
+	"vitastor/libclient/connection"
 )
 
 // DefaultConfigPath is read when Config.ConfigPath is not set.
-const DefaultConfigPath = "/etc/vitastor/vitastor.conf"
+const DefaultConfigPath = connection.DefaultConfigPath
 
 // Config says how to reach a cluster. The zero value is good where the
 // configuration file has an etcd_address.
@@ -51,160 +47,46 @@ type Config struct {
 
 // Cluster is a connected client.
 type Cluster struct {
-	loop   *loop.Loop
-	kv     *etcd.KV
-	env    *env.Env
-	client *client.Client
-	cancel context.CancelFunc
-	ended  chan struct{} // the loop has ended
+	conn *connection.Connection
 }
 
 // ErrClosed is the result of calls after Close.
-var ErrClosed = errors.New("the connection to the cluster was closed")
+var ErrClosed = connection.ErrClosed
 
 // Dial connects to a cluster. It returns when the state of the cluster is
 // known, or cannot be read from etcd, or ctx ends.
 func Dial(ctx context.Context, c Config) (*Cluster, error) {
 	if c.Log == nil {
-		c.Log = slog.New(atLeast{slog.Default().Handler(), slog.LevelWarn})
+		c.Log = connection.Quiet(slog.Default())
 	}
-	layers, facts, err := c.layers()
+	layers, err := c.layers()
 	if err != nil {
 		return nil, err
 	}
-	set, err := option.Merge(option.Client, facts, layers...)
+	conn, err := connection.Open(ctx, connection.Config{Layers: layers, Log: c.Log})
+	if errors.Is(err, connection.ErrNoEtcd) {
+		err = fmt.Errorf("%w: set it in %s, or Config.EtcdAddress", err, cmp.Or(c.ConfigPath, DefaultConfigPath))
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := unknown(set); err != nil {
-		return nil, err
-	}
-	opts, _ := set.Client()
-	if len(opts.Common.EtcdAddress) == 0 {
-		return nil, fmt.Errorf("nobody says where etcd is: set etcd_address in %s or Config.EtcdAddress", c.path())
-	}
-	endpoints, err := etcd.ParseEndpoints(opts.Common.EtcdAddress...)
-	if err != nil {
-		return nil, err
-	}
-	cl := &Cluster{ended: make(chan struct{})}
-	if cl.loop, err = loop.New(loop.Options{Log: c.Log}); err != nil {
-		return nil, err
-	}
-	run, cancel := context.WithCancel(context.Background())
-	cl.cancel = cancel
-	go func() {
-		defer close(cl.ended)
-		cl.loop.Run(run)
-	}()
-	if err := cl.start(ctx, c, endpoints, client.Config{Layers: layers, Facts: facts}); err != nil {
-		cl.stop()
-		return nil, err
-	}
-	return cl, nil
-}
-
-// start makes the client on the loop and waits until it is ready.
-func (c *Cluster) start(ctx context.Context, config Config, endpoints []string, cc client.Config) error {
-	ready := make(chan error, 1)
-	c.loop.Post(func() {
-		e := c.loop.Env()
-		e.Log = config.Log
-		kv, err := etcd.Open(etcd.Config{Endpoints: endpoints, Log: config.Log}, e.Exec)
-		if err != nil {
-			ready <- err
-			return
-		}
-		e.KV, c.kv, c.env = kv, kv, e
-		if c.client, err = client.New(e, cc); err != nil {
-			ready <- err
-			return
-		}
-		c.client.Start(func(err error) { ready <- err })
-	})
-	select {
-	case err := <-ready:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("etcd (%s) did not answer: %w", strings.Join(endpoints, ", "), ctx.Err())
-	}
+	return &Cluster{conn}, nil
 }
 
 // Close disconnects. Operations that run end with ErrClosed. What was not
 // synced may be lost: call Sync before.
-func (c *Cluster) Close() error {
-	closed := make(chan struct{})
-	posted := c.loop.Post(func() {
-		c.client.Close(func() { close(closed) })
-	})
-	if !posted {
-		return ErrClosed
-	}
-	select {
-	case <-closed:
-	case <-c.ended:
-	}
-	c.stop()
-	return nil
-}
-
-// stop ends the loop and gives everything back.
-func (c *Cluster) stop() {
-	if c.kv != nil {
-		c.kv.Close()
-		c.kv.Wait()
-	}
-	c.cancel()
-	<-c.ended
-	if c.client != nil {
-		c.client.Free()
-	}
-}
+func (c *Cluster) Close() error { return c.conn.Close() }
 
 // do runs f on the loop and waits until it calls done, or ctx ends.
 func do[T any](ctx context.Context, c *Cluster, f func(done func(T, error))) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	var none T
-	results := make(chan result, 1)
-	if !c.loop.Post(func() { f(func(v T, err error) { results <- result{v, err} }) }) {
-		return none, ErrClosed
-	}
-	select {
-	case r := <-results:
-		return r.value, r.err
-	case <-ctx.Done():
-		return none, ctx.Err()
-	case <-c.ended:
-		select {
-		case r := <-results:
-			return r.value, r.err
-		default:
-			return none, ErrClosed
-		}
-	}
-}
-
-func (c *Config) path() string {
-	if c.ConfigPath == "" {
-		return DefaultConfigPath
-	}
-	return c.ConfigPath
+	return connection.Call(ctx, c.conn, f)
 }
 
 // layers are the sources of parameters besides etcd.
-func (c *Config) layers() ([]option.Layer, option.Facts, error) {
-	var facts option.Facts
-	facts.Hostname, _ = os.Hostname()
-	data, err := os.ReadFile(c.path())
-	if err != nil && (c.ConfigPath != "" || !errors.Is(err, os.ErrNotExist)) {
-		return nil, facts, fmt.Errorf("configuration of the cluster: %w", err)
-	}
-	file, problem := option.ReadLayer(option.Client, option.File, c.path(), data)
-	if problem != nil {
-		c.Log.Warn("configuration file", "err", problem)
+func (c *Config) layers() ([]option.Layer, error) {
+	file, err := connection.File(c.ConfigPath, func(err error) { c.Log.Warn("configuration file", "err", err) })
+	if err != nil {
+		return nil, err
 	}
 	given := option.Layer{Source: option.CommandLine, Where: "image.Config"}
 	for _, name := range slices.Sorted(maps.Keys(c.Options)) {
@@ -216,32 +98,8 @@ func (c *Config) layers() ([]option.Layer, option.Facts, error) {
 	if c.EtcdPrefix != "" {
 		given.Values.SetString("etcd_prefix", c.EtcdPrefix)
 	}
-	return []option.Layer{file, given}, facts, nil
-}
-
-// unknown refuses parameters that nobody knows, which are spelling mistakes.
-func unknown(s *option.Set) error {
-	for _, u := range s.Unknown {
-		if u.Source == option.CommandLine {
-			text := fmt.Sprintf("there is no parameter %s", u.Name)
-			if like := option.Suggest(u.Name); like != "" {
-				text += fmt.Sprintf(", did you mean %s?", like)
-			}
-			return errors.New(text)
-		}
-	}
-	return nil
-}
-
-// atLeast is a handler of a higher level.
-type atLeast struct {
-	slog.Handler
-	level slog.Level
-}
-
-func (h atLeast) Enabled(ctx context.Context, l slog.Level) bool {
-	return l >= h.level && h.Handler.Enabled(ctx, l)
+	return []option.Layer{file, given}, nil
 }
 
 // keys are the keys of the cluster.
-func (c *Cluster) keys() schema.Keys { return c.client.Keys() }
+func (c *Cluster) keys() schema.Keys { return c.conn.Client.Keys() }

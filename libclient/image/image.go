@@ -41,7 +41,7 @@ type Info struct {
 // Open opens an image by its name.
 func (c *Cluster) Open(name string) (*Image, error) {
 	return do(context.Background(), c, func(done func(*Image, error)) {
-		w := c.client.Watch(name, nil)
+		w := c.conn.Client.Watch(name, nil)
 		i := &Image{c: c, name: name, watch: w}
 		seen := w.Image()
 		if seen == nil {
@@ -49,7 +49,7 @@ func (c *Cluster) Open(name string) (*Image, error) {
 			done(nil, noImage(name))
 			return
 		}
-		pool := c.client.View().Pool(seen.ID.Pool())
+		pool := c.conn.Client.View().Pool(seen.ID.Pool())
 		if pool == nil {
 			w.Close()
 			done(nil, fmt.Errorf("image %s: its pool %d does not exist or its parameters are wrong: look at `vitastor-cli ls-pools`", name, seen.ID.Pool()))
@@ -274,10 +274,10 @@ func (c *Cluster) run(ctx context.Context, op *client.Op, i *Image, prepare func
 			}
 			done(true, nil)
 		}
-		c.client.Submit(op)
+		c.conn.Client.Submit(op)
 	})
 	if err != nil && ctx.Err() != nil {
-		c.loop.Post(func() { c.client.Cancel(op) })
+		c.conn.Loop.Post(func() { c.conn.Client.Cancel(op) })
 	}
 	return err
 }

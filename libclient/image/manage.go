@@ -27,7 +27,7 @@ var errBusy = errors.New("others keep changing the same keys in etcd: try again"
 func (c *Cluster) Images(ctx context.Context) ([]Info, error) {
 	return do(ctx, c, func(done func([]Info, error)) {
 		var list []Info
-		v := c.client.View()
+		v := c.conn.Client.View()
 		for _, id := range v.Inodes() {
 			list = append(list, c.info(v.Inode(id)))
 		}
@@ -38,7 +38,7 @@ func (c *Cluster) Images(ctx context.Context) ([]Info, error) {
 // info runs on the loop.
 func (c *Cluster) info(s *schema.SeenInode) Info {
 	i := Info{Name: s.Name, Pool: s.ID.Pool(), Number: s.ID.Number(), Size: s.Size, ReadOnly: s.ReadOnly}
-	if p := c.client.View().Inode(s.Parent); p != nil {
+	if p := c.conn.Client.View().Inode(s.Parent); p != nil {
 		i.Parent = p.Name
 	}
 	return i
@@ -132,7 +132,7 @@ func (c *Cluster) Delete(ctx context.Context, image string) error {
 		return err
 	}
 	child, err := do(ctx, c, func(done func(string, error)) {
-		v := c.client.View()
+		v := c.conn.Client.View()
 		for _, id := range v.Inodes() {
 			if s := v.Inode(id); s.Parent == old.ID {
 				done(s.Name, nil)
@@ -166,7 +166,7 @@ func (c *Cluster) deleteData(ctx context.Context, inode meta.Inode) error {
 	objects, err := do(ctx, c, func(done func([]meta.ObjectID, error)) {
 		var all []meta.ObjectID
 		var bad error
-		c.client.List(&client.List{Inode: inode,
+		c.conn.Client.List(&client.List{Inode: inode,
 			PG: func(pg meta.PGNum, objects []meta.ObjectID, err syscall.Errno) {
 				all = append(all, objects...)
 				if err != 0 {
@@ -209,7 +209,7 @@ func (c *Cluster) deleteData(ctx context.Context, inode meta.Inode) error {
 
 func (c *Cluster) granule(ctx context.Context, inode meta.Inode) (uint64, error) {
 	return do(ctx, c, func(done func(uint64, error)) {
-		p := c.client.View().Pool(inode.Pool())
+		p := c.conn.Client.View().Pool(inode.Pool())
 		if p == nil {
 			done(0, fmt.Errorf("pool %d does not exist", inode.Pool()))
 			return
@@ -234,7 +234,7 @@ func (c *Cluster) newInode(ctx context.Context, pool string) (ids newIDs, err er
 	f, err := do(ctx, c, func(done func(found, error)) {
 		var f found
 		var names []string
-		v := c.client.View()
+		v := c.conn.Client.View()
 		for _, id := range v.Pools() {
 			p := v.Pool(id)
 			names = append(names, p.Name)
@@ -289,7 +289,7 @@ func (c *Cluster) tryName(ctx context.Context, t *env.Txn, name string) (done bo
 // find is an image by its name.
 func (c *Cluster) find(ctx context.Context, name string) (*schema.SeenInode, error) {
 	return do(ctx, c, func(done func(*schema.SeenInode, error)) {
-		if s := c.client.View().InodeByName(name); s != nil {
+		if s := c.conn.Client.View().InodeByName(name); s != nil {
 			done(s, nil)
 			return
 		}
@@ -298,7 +298,7 @@ func (c *Cluster) find(ctx context.Context, name string) (*schema.SeenInode, err
 }
 
 func (c *Cluster) txn(ctx context.Context, t *env.Txn) (*env.TxnResponse, error) {
-	return do(ctx, c, func(done func(*env.TxnResponse, error)) { c.env.KV.Txn(t, etcdTimeout, done) })
+	return do(ctx, c, func(done func(*env.TxnResponse, error)) { c.conn.Env.KV.Txn(t, etcdTimeout, done) })
 }
 
 // get reads a key; the zero value is one that does not exist.
@@ -314,7 +314,7 @@ func (c *Cluster) get(ctx context.Context, key string) (env.KeyValue, error) {
 // who created an image can open it.
 func (c *Cluster) until(ctx context.Context, revision int64) error {
 	for {
-		seen, err := do(ctx, c, func(done func(int64, error)) { done(c.client.View().ConfigRevision(), nil) })
+		seen, err := do(ctx, c, func(done func(int64, error)) { done(c.conn.Client.View().ConfigRevision(), nil) })
 		if err != nil || seen >= revision {
 			return err
 		}
@@ -327,7 +327,7 @@ func (c *Cluster) until(ctx context.Context, revision int64) error {
 // sleep waits on the loop's clock.
 func (c *Cluster) sleep(ctx context.Context, d time.Duration) error {
 	_, err := do(ctx, c, func(done func(bool, error)) {
-		c.env.Clock.Arm(&env.Timer{Fire: func() { done(true, nil) }}, d)
+		c.conn.Env.Clock.Arm(&env.Timer{Fire: func() { done(true, nil) }}, d)
 	})
 	return err
 }

@@ -1,0 +1,242 @@
+// Package connection brings a process into contact with a cluster: parameters of
+// all sources, an event loop on a goroutine of its own, etcd, and a client on
+// that loop.
+//
+//	file, command line ─▶ layers ─▶ Open ─▶ loop ─┬─ etcd
+//	                                              └─ client
+//
+// Guarantee: Open returns a client that knows the state of the cluster, or an
+// error that says what to do; nothing is left running after an error or Close.
+//
+// Concurrency: Open, Call, Do and Close may be called from any goroutine. Client and
+// Env belong to the loop: use them inside of Call and Do.
+package connection
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+
+	"vitastor/internal/env"
+	"vitastor/internal/etcd"
+	"vitastor/internal/loop"
+	"vitastor/internal/schema/option"
+	"vitastor/libclient/client"
+)
+
+// DefaultConfigPath is read when no other path is given.
+const DefaultConfigPath = "/etc/vitastor/vitastor.conf"
+
+// Errors that callers tell in their own words.
+var (
+	// ErrClosed is the result of using a connection after Close.
+	ErrClosed = errors.New("the connection to the cluster was closed")
+	// ErrNoEtcd means that no source has etcd_address.
+	ErrNoEtcd = errors.New("nobody says where etcd is: etcd_address is not set")
+)
+
+// ParameterError is a value that cannot be used.
+type ParameterError struct{ Err error }
+
+// Error implements error.
+func (e *ParameterError) Error() string { return e.Err.Error() }
+
+// Unwrap is for errors.Is.
+func (e *ParameterError) Unwrap() error { return e.Err }
+
+// Config says how to reach a cluster.
+type Config struct {
+	// Layers are the sources of parameters besides etcd, the strongest last.
+	// Parameters of the command line that nobody knows are refused.
+	Layers []option.Layer
+	// Log gets what happens to connections.
+	Log *slog.Logger
+}
+
+// Connection is a connected client.
+type Connection struct {
+	Loop    *loop.Loop
+	Env     *env.Env
+	Client  *client.Client
+	Options option.ClientConfig // as known without etcd
+
+	kv     *etcd.KV
+	cancel context.CancelFunc
+	ended  chan struct{} // the loop has ended
+}
+
+// Open connects. It returns when the state of the cluster is known, or cannot be
+// read from etcd, or ctx ends.
+func Open(ctx context.Context, config Config) (*Connection, error) {
+	var facts option.Facts
+	facts.Hostname, _ = os.Hostname()
+	c := &Connection{ended: make(chan struct{})}
+	endpoints, err := c.parameters(config.Layers, facts)
+	if err != nil {
+		return nil, err
+	}
+	if c.Loop, err = loop.New(loop.Options{Log: config.Log}); err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.Background())
+	c.cancel = cancel
+	go func() {
+		defer close(c.ended)
+		c.Loop.Run(run)
+	}()
+	if err := c.start(ctx, config.Log, endpoints, client.Config{Layers: config.Layers, Facts: facts}); err != nil {
+		c.Do(func(done func(error)) { done(nil) }) // start's function has run
+		c.stop()
+		return nil, err
+	}
+	return c, nil
+}
+
+// parameters finds Options and etcd in the sources.
+func (c *Connection) parameters(layers []option.Layer, facts option.Facts) (endpoints []string, err error) {
+	set, err := option.Merge(option.Client, facts, layers...)
+	if err == nil {
+		err = unknown(set)
+	}
+	if err != nil {
+		return nil, &ParameterError{err}
+	}
+	c.Options, _ = set.Client()
+	if len(c.Options.Common.EtcdAddress) == 0 {
+		return nil, ErrNoEtcd
+	}
+	if endpoints, err = etcd.ParseEndpoints(c.Options.Common.EtcdAddress...); err != nil {
+		return nil, &ParameterError{fmt.Errorf("etcd_address: %w", err)}
+	}
+	return endpoints, nil
+}
+
+// unknown refuses parameters that nobody knows, which are spelling mistakes.
+func unknown(s *option.Set) error {
+	for _, u := range s.Unknown {
+		if u.Source != option.CommandLine {
+			continue
+		}
+		if like := option.Suggest(u.Name); like != "" {
+			return fmt.Errorf("there is no parameter %s, did you mean %s?", u.Name, like)
+		}
+		return fmt.Errorf("there is no parameter %s", u.Name)
+	}
+	return nil
+}
+
+// start makes the client on the loop and waits until it is ready.
+func (c *Connection) start(ctx context.Context, log *slog.Logger, endpoints []string, config client.Config) error {
+	ready := make(chan error, 1)
+	c.Loop.Post(func() {
+		e := c.Loop.Env()
+		e.Log = log
+		kv, err := etcd.Open(etcd.Config{Endpoints: endpoints, Log: log}, e.Exec)
+		if err != nil {
+			ready <- err
+			return
+		}
+		e.KV, c.kv, c.Env = kv, kv, e
+		if c.Client, err = client.New(e, config); err != nil {
+			ready <- err
+			return
+		}
+		c.Client.Start(func(err error) { ready <- err })
+	})
+	select {
+	case err := <-ready:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("etcd (%s) did not answer: %w", strings.Join(endpoints, ", "), context.Cause(ctx))
+	}
+}
+
+// Call runs f on the loop and waits until it calls done, once, or ctx ends.
+func Call[T any](ctx context.Context, c *Connection, f func(done func(T, error))) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	var none T
+	results := make(chan result, 1)
+	if !c.Loop.Post(func() { f(func(v T, err error) { results <- result{v, err} }) }) {
+		return none, ErrClosed
+	}
+	select {
+	case r := <-results:
+		return r.value, r.err
+	case <-ctx.Done():
+		return none, ctx.Err()
+	case <-c.ended:
+		select {
+		case r := <-results:
+			return r.value, r.err
+		default:
+			return none, ErrClosed
+		}
+	}
+}
+
+// Do is Call without a value.
+func (c *Connection) Do(f func(done func(error))) error {
+	_, err := Call(context.Background(), c, func(done func(struct{}, error)) {
+		f(func(err error) { done(struct{}{}, err) })
+	})
+	return err
+}
+
+// Close disconnects. Operations that run end with ECANCELED. What was not synced
+// may be lost: submit a Sync before.
+func (c *Connection) Close() error {
+	err := c.Do(func(done func(error)) { c.Client.Close(func() { done(nil) }) })
+	if err != nil {
+		return err
+	}
+	c.stop()
+	return nil
+}
+
+// stop ends the loop and gives everything back.
+func (c *Connection) stop() {
+	if c.kv != nil {
+		c.kv.Close()
+		c.kv.Wait()
+	}
+	c.cancel()
+	<-c.ended
+	if c.Client != nil {
+		c.Client.Free()
+	}
+}
+
+// File reads a configuration file; "" is that of DefaultConfigPath, which need
+// not exist. What is wrong in it is a warning, because programs of the reference
+// share it.
+func File(path string, warn func(error)) (option.Layer, error) {
+	if path == "" {
+		path = DefaultConfigPath
+	}
+	data, err := os.ReadFile(path)
+	if err != nil && (path != DefaultConfigPath || !errors.Is(err, os.ErrNotExist)) {
+		return option.Layer{}, fmt.Errorf("configuration of the cluster: %w", err)
+	}
+	file, problem := option.ReadLayer(option.Client, option.File, path, data)
+	if problem != nil {
+		warn(problem)
+	}
+	return file, nil
+}
+
+// Quiet is a logger of warnings and errors only.
+func Quiet(l *slog.Logger) *slog.Logger { return slog.New(warnings{l.Handler()}) }
+
+// warnings is a handler of a higher level.
+type warnings struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (h warnings) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelWarn && h.Handler.Enabled(ctx, l)
+}
