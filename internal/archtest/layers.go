@@ -32,7 +32,7 @@ var layers = []struct {
 	layer Layer
 }{
 	{"internal/env", Kit}, {"internal/invariant", Kit}, {"internal/uring", Kit},
-	{"internal/pinned", Kit}, {"internal/sys", Kit},
+	{"internal/pinned", Kit}, {"internal/sys", Kit}, {"internal/guestmem", Kit},
 	{"internal/meta", Vocabulary}, {"internal/wire", Vocabulary},
 	{"internal/schema", Vocabulary}, {"internal/ec", Vocabulary},
 	{"internal/placement", Vocabulary},
@@ -136,7 +136,7 @@ var fences = []struct {
 }{
 	{
 		imports: []string{"unsafe", "golang.org/x/sys/unix"},
-		dirs: []string{"internal/sys", "internal/uring", "internal/pinned", "internal/rdma",
+		dirs: []string{"internal/sys", "internal/uring", "internal/pinned", "internal/guestmem", "internal/rdma",
 			"frontends/nbd/netlink", "frontends/ublk", "frontends/vduse", "frontends/vhost",
 			"libclient/libvitastor"},
 		why: "system calls and unsafe memory stay in layer 0 and the device front ends",
