@@ -2,13 +2,8 @@
 // /dev/nbdN by generic netlink (linux/nbd-netlink.h) and by ioctl
 // (linux/nbd.h), and what sysfs tells of devices.
 //
-//	message    | length 4 | type 2 | flags 2 | sequence 4 | port 4 |    nlmsghdr
-//	           | command 1 | version 1 | 0 2 | attributes ...           genlmsghdr
-//	attribute  | length 2 | type 2 | value | padding to 4 |             nlattr
-//	sockets    | 7 | | 1 | | 1 | fd 4 | ...                             nested twice
-//
-// Numbers are in the byte order of the host. Guarantee: errors name the device,
-// and say when the module, the rights or the device are missing.
+// Guarantee: errors name the device, and say when the module, the rights or the
+// device are missing.
 //
 // Concurrency: functions block for as long as the kernel does; they may be called
 // from any goroutine, except that all of Attach and Device.Run belong to one
@@ -17,13 +12,12 @@
 package netlink
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"syscall"
-)
 
-var native = binary.NativeEndian
+	"vitastor/frontends/blockdev/genetlink"
+)
 
 // Commands of the family "nbd".
 const (
@@ -46,21 +40,10 @@ const (
 	sockFD              = 1
 )
 
-// Generic netlink.
+// The family.
 const (
-	headBytes    = 20 // nlmsghdr and genlmsghdr
-	controlID    = 0x10
-	getFamily    = 3
-	familyID     = 1
-	familyName   = 2
-	nested       = 0x8000
-	typeError    = 2
-	flagRequest  = 1
-	flagAck      = 4
-	familyNBD    = "nbd"
-	nbdVersion   = 1
-	ctrlVersion  = 1
-	errorMinimum = 4
+	familyNBD  = "nbd"
+	nbdVersion = 1
 )
 
 // Flags of clients (Options.ClientFlags).
@@ -79,157 +62,54 @@ type Options struct {
 	DeadConnSeconds uint64 // how long a device waits for a new server
 }
 
-// message builds one request.
-type message struct{ b []byte }
-
-func newMessage(family uint16, command, version byte, sequence uint32) *message {
-	b := make([]byte, headBytes, 256)
-	native.PutUint16(b[4:], family)
-	native.PutUint16(b[6:], flagRequest|flagAck)
-	native.PutUint32(b[8:], sequence)
-	b[16], b[17] = command, version
-	return &message{b}
-}
-
-// attr appends an attribute.
-func (m *message) attr(kind uint16, value []byte) {
-	m.b = native.AppendUint16(m.b, uint16(4+len(value)))
-	m.b = native.AppendUint16(m.b, kind)
-	m.b = append(m.b, value...)
-	for len(m.b)%4 != 0 {
-		m.b = append(m.b, 0)
-	}
-}
-
-func (m *message) u32(kind uint16, n uint32) { m.attr(kind, native.AppendUint32(nil, n)) }
-func (m *message) u64(kind uint16, n uint64) { m.attr(kind, native.AppendUint64(nil, n)) }
-
-// bytes is the finished message.
-func (m *message) bytes() []byte {
-	native.PutUint32(m.b, uint32(len(m.b)))
-	return m.b
-}
-
-// sockets appends the list of sockets.
-func (m *message) sockets(fds []int) {
-	list := &message{}
+// addSockets appends the list of sockets.
+func addSockets(m *genetlink.Message, fds []int) {
+	var list genetlink.Attrs
 	for _, fd := range fds {
-		item := &message{}
-		item.u32(sockFD, uint32(fd))
-		list.attr(sockItem|nested, item.b)
+		var item genetlink.Attrs
+		item.U32(sockFD, uint32(fd))
+		list.Nest(sockItem, item)
 	}
-	m.attr(attrSockets|nested, list.b)
+	m.Nest(attrSockets, list)
 }
 
 // connectMessage makes NBD_CMD_CONNECT, or NBD_CMD_RECONFIGURE. index < 0: the
 // kernel chooses.
-func connectMessage(family uint16, command byte, sequence uint32, index int, fds []int, o Options) []byte {
-	m := newMessage(family, command, nbdVersion, sequence)
+func connectMessage(command byte, index int, fds []int, o Options) *genetlink.Message {
+	m := genetlink.New(command, nbdVersion)
 	if index >= 0 {
-		m.u32(attrIndex, uint32(index))
+		m.U32(attrIndex, uint32(index))
 	}
-	m.u64(attrSizeBytes, o.SizeBytes)
-	m.u64(attrBlockBytes, o.BlockBytes)
+	m.U64(attrSizeBytes, o.SizeBytes)
+	m.U64(attrBlockBytes, o.BlockBytes)
 	if command == cmdConnect {
-		m.u64(attrServerFlags, o.ServerFlags)
+		m.U64(attrServerFlags, o.ServerFlags)
 	}
-	m.u64(attrClientFlags, o.ClientFlags)
+	m.U64(attrClientFlags, o.ClientFlags)
 	if o.TimeoutSeconds > 0 {
-		m.u64(attrTimeout, o.TimeoutSeconds)
+		m.U64(attrTimeout, o.TimeoutSeconds)
 	}
 	if o.DeadConnSeconds > 0 {
-		m.u64(attrDeadConnTimeout, o.DeadConnSeconds)
+		m.U64(attrDeadConnTimeout, o.DeadConnSeconds)
 	}
 	if len(fds) > 0 {
-		m.sockets(fds)
+		addSockets(m, fds)
 	}
-	return m.bytes()
+	return m
 }
 
 // sizeMessage changes nothing but the size.
-func sizeMessage(family uint16, sequence uint32, index int, sizeBytes uint64) []byte {
-	m := newMessage(family, cmdReconfigure, nbdVersion, sequence)
-	m.u32(attrIndex, uint32(index))
-	m.u64(attrSizeBytes, sizeBytes)
-	return m.bytes()
+func sizeMessage(index int, sizeBytes uint64) *genetlink.Message {
+	m := genetlink.New(cmdReconfigure, nbdVersion)
+	m.U32(attrIndex, uint32(index))
+	m.U64(attrSizeBytes, sizeBytes)
+	return m
 }
 
-func disconnectMessage(family uint16, sequence uint32, index int) []byte {
-	m := newMessage(family, cmdDisconnect, nbdVersion, sequence)
-	m.u32(attrIndex, uint32(index))
-	return m.bytes()
-}
-
-func familyMessage(sequence uint32) []byte {
-	m := newMessage(controlID, getFamily, ctrlVersion, sequence)
-	m.attr(familyName, append([]byte(familyNBD), 0))
-	return m.bytes()
-}
-
-// reply is one message of an answer.
-type reply struct {
-	final bool          // an acknowledgement or an error: the last message
-	err   syscall.Errno // 0 = success
-	attrs map[uint16][]byte
-}
-
-var errMalformed = errors.New("the kernel's answer is malformed")
-
-// parse reads the messages of a datagram that answer a request.
-func parse(b []byte, sequence uint32) (list []reply, err error) {
-	for len(b) > 0 {
-		if len(b) < 16 {
-			return nil, errMalformed
-		}
-		n := int(native.Uint32(b))
-		if n < 16 || n > len(b) {
-			return nil, errMalformed
-		}
-		m := b[:n]
-		b = b[min(len(b), (n+3)/4*4):]
-		if native.Uint32(m[8:]) != sequence {
-			continue
-		}
-		r, err := parseOne(m)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, nil
-}
-
-func parseOne(m []byte) (r reply, err error) {
-	if native.Uint16(m[4:]) == typeError {
-		if len(m) < 16+errorMinimum {
-			return r, errMalformed
-		}
-		return reply{final: true, err: syscall.Errno(-int32(native.Uint32(m[16:])))}, nil
-	}
-	if len(m) < headBytes {
-		return r, errMalformed
-	}
-	r.attrs = map[uint16][]byte{}
-	for a := m[headBytes:]; len(a) >= 4; {
-		n := int(native.Uint16(a))
-		if n < 4 || n > len(a) {
-			return r, errMalformed
-		}
-		r.attrs[native.Uint16(a[2:])&^nested] = a[4:n]
-		a = a[min(len(a), (n+3)/4*4):]
-	}
-	return r, nil
-}
-
-// number reads an attribute of 2 or 4 bytes.
-func (r *reply) number(kind uint16) (uint32, bool) {
-	switch v := r.attrs[kind]; len(v) {
-	case 2:
-		return uint32(native.Uint16(v)), true
-	case 4:
-		return native.Uint32(v), true
-	}
-	return 0, false
+func disconnectMessage(index int) *genetlink.Message {
+	m := genetlink.New(cmdDisconnect, nbdVersion)
+	m.U32(attrIndex, uint32(index))
+	return m
 }
 
 // explain says what can be done about an error of the kernel.
@@ -240,13 +120,13 @@ func explain(what string, err error) error {
 	}
 	switch e {
 	case syscall.EPERM, syscall.EACCES:
-		return fmt.Errorf("%s: %w: run as root", what, e)
+		return fmt.Errorf("%s: %w: run as root", what, err)
 	case syscall.EBUSY:
-		return fmt.Errorf("%s: %w: the device is in use; see `vitastor-nbd ls`, or let vitastor-nbd choose a free one", what, e)
+		return fmt.Errorf("%s: %w: the device is in use; see `vitastor-nbd ls`, or let vitastor-nbd choose a free one", what, err)
 	case syscall.ENOENT, syscall.ENXIO, syscall.ENODEV:
-		return fmt.Errorf("%s: %w: there is no such device, or the kernel module nbd is not loaded", what, e)
+		return fmt.Errorf("%s: %w: there is no such device, or the kernel module nbd is not loaded", what, err)
 	case syscall.EPROTONOSUPPORT, syscall.EAFNOSUPPORT:
-		return fmt.Errorf("%s: %w: this kernel has no generic netlink; use map instead of netlink-map", what, e)
+		return fmt.Errorf("%s: %w: this kernel has no generic netlink; use map instead of netlink-map", what, err)
 	}
-	return fmt.Errorf("%s: %w", what, e)
+	return fmt.Errorf("%s: %w", what, err)
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"vitastor/frontends/blockdev/genetlink"
 )
 
 func unhex(t testing.TB, s string) []byte {
@@ -36,12 +38,12 @@ func TestMessages(t *testing.T) {
 	little(t)
 	o := Options{SizeBytes: 1 << 30, BlockBytes: 4096, ServerFlags: 0x10d, ClientFlags: 1, TimeoutSeconds: 30, DeadConnSeconds: 300}
 	for _, c := range []struct {
-		name string
-		got  []byte
-		want string
+		name     string
+		got      *genetlink.Message
+		sequence uint32
+		want     string
 	}{
-		{"family", familyMessage(1), "1c000000 1000 0500 01000000 00000000  03 01 0000  0800 0200 6e626400"},
-		{"connect", connectMessage(0x1f, cmdConnect, 2, 5, []int{7, 9}, o), "80000000 1f00 0500 02000000 00000000  01 01 0000" +
+		{"connect", connectMessage(cmdConnect, 5, []int{7, 9}, o), 2, "80000000 1f00 0500 02000000 00000000  01 01 0000" +
 			"0800 0100 05000000" +
 			"0c00 0200 0000004000000000" +
 			"0c00 0300 0010000000000000" +
@@ -50,66 +52,21 @@ func TestMessages(t *testing.T) {
 			"0c00 0400 1e00000000000000" +
 			"0c00 0800 2c01000000000000" +
 			"1c00 0780  0c00 0180 0800 0100 07000000  0c00 0180 0800 0100 09000000"},
-		{"connect to any", connectMessage(0x1f, cmdConnect, 2, -1, []int{7}, Options{SizeBytes: 1, BlockBytes: 512}),
+		{"connect to any", connectMessage(cmdConnect, -1, []int{7}, Options{SizeBytes: 1, BlockBytes: 512}), 2,
 			"54000000 1f00 0500 02000000 00000000  01 01 0000" +
 				"0c00 0200 0100000000000000  0c00 0300 0002000000000000  0c00 0500 0000000000000000  0c00 0600 0000000000000000" +
 				"1000 0780 0c00 0180 0800 0100 07000000"},
-		{"revive", connectMessage(0x1f, cmdReconfigure, 3, 5, []int{7}, Options{SizeBytes: 1, BlockBytes: 512, DeadConnSeconds: 1}),
+		{"revive", connectMessage(cmdReconfigure, 5, []int{7}, Options{SizeBytes: 1, BlockBytes: 512, DeadConnSeconds: 1}), 3,
 			"5c000000 1f00 0500 03000000 00000000  03 01 0000  0800 0100 05000000" +
 				"0c00 0200 0100000000000000  0c00 0300 0002000000000000  0c00 0600 0000000000000000  0c00 0800 0100000000000000" +
 				"1000 0780 0c00 0180 0800 0100 07000000"},
-		{"resize", sizeMessage(0x1f, 4, 5, 1<<20), "28000000 1f00 0500 04000000 00000000  03 01 0000  0800 0100 05000000  0c00 0200 0000100000000000"},
-		{"disconnect", disconnectMessage(0x1f, 5, 5), "1c000000 1f00 0500 05000000 00000000  02 01 0000  0800 0100 05000000"},
+		{"resize", sizeMessage(5, 1<<20), 4, "28000000 1f00 0500 04000000 00000000  03 01 0000  0800 0100 05000000  0c00 0200 0000100000000000"},
+		{"disconnect", disconnectMessage(5), 5, "1c000000 1f00 0500 05000000 00000000  02 01 0000  0800 0100 05000000"},
 	} {
-		if want := unhex(t, c.want); !bytes.Equal(c.got, want) {
-			t.Errorf("%s:\n%x, want\n%x", c.name, c.got, want)
+		if want := unhex(t, c.want); !bytes.Equal(c.got.Encode(0x1f, c.sequence), want) {
+			t.Errorf("%s:\n%x, want\n%x", c.name, c.got.Encode(0x1f, c.sequence), want)
 		}
 	}
-}
-
-func TestParse(t *testing.T) {
-	little(t)
-	const (
-		index = "1c000000 1f00 0000 02000000 44332211  01 01 0000  0800 0100 05000000"
-		ack   = "24000000 0200 0001 02000000 44332211  00000000  80000000 1f00 0500 02000000 00000000"
-		busy  = "24000000 0200 0001 02000000 44332211  f0ffffff  80000000 1f00 0500 02000000 00000000"
-		other = "24000000 0200 0001 01000000 44332211  f0ffffff  80000000 1f00 0500 02000000 00000000"
-	)
-	list, err := parse(unhex(t, other+index+ack), 2)
-	if err != nil || len(list) != 2 || list[0].final || !list[1].final || list[1].err != 0 {
-		t.Fatalf("%+v %v", list, err)
-	}
-	if n, ok := list[0].number(attrIndex); n != 5 || !ok {
-		t.Errorf("%d %v", n, ok)
-	}
-	if _, ok := list[0].number(attrTimeout); ok {
-		t.Error("an attribute that is not there")
-	}
-	list, err = parse(unhex(t, busy), 2)
-	if err != nil || len(list) != 1 || list[0].err != syscall.EBUSY {
-		t.Errorf("%+v %v", list, err)
-	}
-	for _, bad := range []string{"10", "0f000000 0200 0001 02000000 44332211", "ff000000 0200 0001 02000000 44332211",
-		"12000000 0200 0001 02000000 44332211 0000", "18000000 1f00 0000 02000000 44332211 01010000 0300 0100",
-		"18000000 1f00 0000 02000000 44332211 01010000 0900 0100"} {
-		if _, err := parse(unhex(t, bad), 2); !errors.Is(err, errMalformed) {
-			t.Errorf("%s: %v", bad, err)
-		}
-	}
-}
-
-func FuzzParse(f *testing.F) {
-	f.Add(unhex(f, "1c000000 1f00 0000 02000000 44332211  01 01 0000  0800 0100 05000000"))
-	f.Add(unhex(f, "24000000 0200 0001 02000000 44332211  f0ffffff  80000000 1f00 0500 02000000 00000000"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		list, err := parse(b, 2)
-		for _, r := range list {
-			r.number(attrIndex)
-			if err != nil || r.final && r.attrs != nil {
-				t.Errorf("%+v %v", r, err)
-			}
-		}
-	})
 }
 
 // calls is a kernel that notes what it is asked for.
