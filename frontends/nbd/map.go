@@ -1,28 +1,21 @@
 package nbd
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 
 	"vitastor/frontends/blockdev"
+	"vitastor/frontends/blockdev/daemon"
+	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/nbd/nbdproto"
 	"vitastor/frontends/nbd/netlink"
 	"vitastor/internal/env"
 	"vitastor/internal/sys"
 )
 
-const (
-	// reportEnv tells a process in the background that its parent waits on
-	// descriptor 3 for "ok DEVICE" or "error TEXT".
-	reportEnv = "VITASTOR_NBD_REPORT"
-	// connectionsMax is more than any kernel profits from.
-	connectionsMax = 64
-)
+// connectionsMax is more than any kernel profits from.
+const connectionsMax = 64
 
 // errNoFree is the end of the search for a device.
 var errNoFree = errors.New("no free devices: unmap one, or load the module nbd with a larger nbds_max")
@@ -33,21 +26,12 @@ func (t *Tool) mapDevice(c *command) error {
 	if err := m.settings(c); err != nil {
 		return err
 	}
-	if os.Getenv(reportEnv) != "" {
-		return m.background(c)
+	print := func(device string) {
+		if !m.given || m.netlink {
+			fmt.Fprintln(t.Out, device)
+		}
 	}
-	if c.flag("foreground") {
-		return m.run(c, func(device string) {
-			if !m.given || m.netlink {
-				fmt.Fprintln(t.Out, device)
-			}
-		})
-	}
-	device, err := spawn(c.Flags["logfile"])
-	if err == nil && (!m.given || m.netlink) {
-		fmt.Fprintln(t.Out, device)
-	}
-	return err
+	return daemon.Run(c.flag("foreground"), c.Flags["logfile"], print, func(ready func(string)) error { return m.run(c, ready) })
 }
 
 // mapping is an image on its way to a device.
@@ -62,7 +46,7 @@ type mapping struct {
 	memory          int
 	clientFlags     uint64
 
-	cluster *connection
+	cluster *session.Session
 	server  *Server
 	disk    *blockdev.Image
 	device  Device // by ioctl
@@ -114,12 +98,12 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 	if m.cluster, err = m.tool.connect(c); err != nil {
 		return err
 	}
-	defer m.cluster.close(m.tool)
-	err = m.cluster.do(func(done func(error)) { done(m.open()) })
+	defer m.cluster.Close()
+	err = m.cluster.Do(func(done func(error)) { done(m.open()) })
 	if m.server != nil {
 		defer m.server.Free()
 	}
-	o := &m.cluster.options
+	o := &m.cluster.Options
 	if err == nil {
 		err = m.tool.Kernel.Load(o.NBDMaxDevices, o.NBDMaxPart)
 	}
@@ -138,7 +122,7 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 	}
 	ready(netlink.Path(m.index))
 	err = m.wait()
-	if e := m.cluster.do(func(done func(error)) { m.server.Shutdown(func() { done(nil) }) }); err == nil {
+	if e := m.cluster.Do(func(done func(error)) { m.server.Shutdown(func() { done(nil) }) }); err == nil {
 		err = e
 	}
 	return err
@@ -146,9 +130,9 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 
 // open opens the image. It runs on the loop.
 func (m *mapping) open() (err error) {
-	m.images.env, m.images.client = m.cluster.env, m.cluster.client
+	m.images.cluster = m.cluster
 	m.empty = make(chan struct{}, connectionsMax)
-	m.server, err = NewServer(Config{Env: m.cluster.env, Catalogue: m, ReadOnly: m.readOnly, MemoryBytes: m.memory,
+	m.server, err = NewServer(Config{Env: m.cluster.Env, Catalogue: m, ReadOnly: m.readOnly, MemoryBytes: m.memory,
 		Empty: func() { m.empty <- struct{}{} }})
 	if err != nil {
 		return err
@@ -172,8 +156,8 @@ func (m *mapping) sockets() (fds []int, err error) {
 			return fds, err
 		}
 		fds = append(fds, pair[1])
-		err = m.cluster.do(func(done func(error)) {
-			done(m.cluster.loop.Adopt(pair[0], func(s env.Stream) env.StreamHandler { return m.server.AcceptDevice(s) }))
+		err = m.cluster.Do(func(done func(error)) {
+			done(m.cluster.Loop.Adopt(pair[0], func(s env.Stream) env.StreamHandler { return m.server.AcceptDevice(s) }))
 		})
 		if err != nil {
 			return fds, err
@@ -184,10 +168,10 @@ func (m *mapping) sockets() (fds []int, err error) {
 
 // kernelOptions are what the kernel has to know of the image.
 func (m *mapping) kernelOptions() (o netlink.Options, err error) {
-	config := &m.cluster.options
+	config := &m.cluster.Options
 	o = netlink.Options{ClientFlags: m.clientFlags, TimeoutSeconds: uint64(config.NBDTimeout.Seconds()),
 		DeadConnSeconds: uint64(config.NBDConnTimeout.Seconds())}
-	err = m.cluster.do(func(done func(error)) {
+	err = m.cluster.Do(func(done func(error)) {
 		o.SizeBytes, o.BlockBytes = kernelSize(m.disk.Info().SizeBytes)
 		flags := m.server.describe(&export{disk: m.disk}).Flags
 		o.ServerFlags = uint64(flags &^ nbdproto.SendDF)
@@ -226,7 +210,7 @@ func (m *mapping) attach(fds []int) error {
 	if err != nil {
 		return err
 	}
-	return m.cluster.do(func(done func(error)) {
+	return m.cluster.Do(func(done func(error)) {
 		m.disk.Resized = m.resized
 		if size, _ := kernelSize(m.disk.Info().SizeBytes); size != o.SizeBytes {
 			m.resized(size) // meanwhile
@@ -293,57 +277,6 @@ func (m *mapping) wait() error {
 	case <-m.tool.Signals:
 		return m.tool.Kernel.Disconnect(m.index)
 	}
-}
-
-// background runs in the process that spawn has started.
-func (m *mapping) background(c *command) error {
-	os.Unsetenv(reportEnv)
-	report := os.NewFile(3, "report")
-	syscall.CloseOnExec(3)
-	err := m.run(c, func(device string) {
-		os.Chdir("/")
-		fmt.Fprintf(report, "ok %s\n", device)
-		report.Close()
-	})
-	if err != nil {
-		fmt.Fprintf(report, "error %s\n", strings.ReplaceAll(err.Error(), "\n", " "))
-	}
-	return err
-}
-
-// spawn runs this command line again in the background, and returns the device
-// when it is ready. The command line stays as it is: ls reads it.
-func spawn(logfile string) (device string, err error) {
-	if logfile == "" {
-		logfile = os.DevNull
-	}
-	log, err := os.OpenFile(logfile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
-	if err != nil {
-		return "", fmt.Errorf("--logfile: %w", err)
-	}
-	defer log.Close()
-	r, w, err := os.Pipe()
-	if err != nil {
-		return "", err
-	}
-	defer r.Close()
-	cmd := &exec.Cmd{Path: "/proc/self/exe", Args: os.Args, Env: append(os.Environ(), reportEnv+"=1"), Stdout: log, Stderr: log,
-		ExtraFiles: []*os.File{w}, SysProcAttr: &syscall.SysProcAttr{Setsid: true}}
-	err = cmd.Start()
-	w.Close()
-	if err != nil {
-		return "", fmt.Errorf("background process: %w", err)
-	}
-	line, _ := bufio.NewReader(r).ReadString('\n')
-	word, text, _ := strings.Cut(strings.TrimSpace(line), " ")
-	switch word {
-	case "ok":
-		return text, cmd.Process.Release()
-	case "error":
-		cmd.Wait()
-		return "", errors.New(text)
-	}
-	return "", fmt.Errorf("the background process ended without a word (%v): look at --logfile", cmd.Wait())
 }
 
 // unmap is the command, and netlink-unmap.

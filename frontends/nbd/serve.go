@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 
+	"vitastor/frontends/blockdev/daemon"
+	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/nbd/nbdproto"
 	"vitastor/internal/env"
 )
@@ -32,13 +34,13 @@ func (t *Tool) serve(c *command) error {
 	if s.cluster, err = t.connect(c); err != nil {
 		return err
 	}
-	defer s.cluster.close(t)
-	if err := s.cluster.do(func(done func(error)) { done(s.open()) }); err != nil {
+	defer s.cluster.Close()
+	if err := s.cluster.Do(func(done func(error)) { done(s.open()) }); err != nil {
 		return err
 	}
 	defer s.server.Free()
 	if path := c.Flags["pidfile"]; path != "" {
-		if err := os.WriteFile(path, []byte(strconv.Itoa(os.Getpid())), 0o644); err != nil {
+		if err := daemon.WritePID(path); err != nil {
 			return err
 		}
 		defer os.Remove(path)
@@ -47,13 +49,13 @@ func (t *Tool) serve(c *command) error {
 		fmt.Fprintln(t.Out, uri)
 	}
 	<-t.Signals
-	return s.cluster.do(s.close)
+	return s.cluster.Do(s.close)
 }
 
 // service is a running serve.
 type service struct {
 	tool      *Tool
-	cluster   *connection
+	cluster   *session.Session
 	images    *images
 	config    Config
 	tls       *tlsFront // nil = none
@@ -119,9 +121,9 @@ func listenAddr(text string) (netip.AddrPort, error) {
 
 // open begins to listen. It runs on the loop.
 func (s *service) open() error {
-	s.config.Env = s.cluster.env
+	s.config.Env = s.cluster.Env
 	s.config.Env.Log = s.tool.log
-	s.images.env, s.images.client = s.cluster.env, s.cluster.client
+	s.images.cluster = s.cluster
 	if err := s.images.check(); err != nil {
 		return err
 	}
@@ -130,7 +132,7 @@ func (s *service) open() error {
 		return err
 	}
 	for i, a := range s.addrs {
-		l, err := s.cluster.loop.Listen(a, s.server.Accept)
+		l, err := s.cluster.Loop.Listen(a, s.server.Accept)
 		if err != nil {
 			return s.cannot(err)
 		}
@@ -138,7 +140,7 @@ func (s *service) open() error {
 		s.listeners = append(s.listeners, l)
 	}
 	for _, path := range s.paths {
-		l, err := s.cluster.loop.ListenUnix(path, s.server.Accept)
+		l, err := s.cluster.Loop.ListenUnix(path, s.server.Accept)
 		if err != nil {
 			return s.cannot(err)
 		}
@@ -175,7 +177,7 @@ func (s *service) uris() (list []string) {
 		scheme = "nbds"
 	}
 	names := s.images.names
-	if len(names) == 0 || s.images.inode != 0 {
+	if len(names) == 0 || s.images.bare.Inode != 0 {
 		names = []string{""}
 	}
 	for _, name := range names {

@@ -105,8 +105,8 @@ func (f *tlsFront) carry(s *service, outside *tls.Conn, h *nbdproto.Handshake, f
 		return err
 	}
 	defer inside.Close()
-	err = s.cluster.do(func(done func(error)) {
-		done(s.cluster.loop.Adopt(pair[0], func(stream env.Stream) env.StreamHandler { return s.server.AcceptTLS(stream, from+" with TLS", h) }))
+	err = s.cluster.Do(func(done func(error)) {
+		done(s.cluster.Loop.Adopt(pair[0], func(stream env.Stream) env.StreamHandler { return s.server.AcceptTLS(stream, from+" with TLS", h) }))
 	})
 	if err != nil {
 		return err

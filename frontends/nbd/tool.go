@@ -5,9 +5,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strconv"
+	"slices"
 	"strings"
 
+	"vitastor/frontends/blockdev/session"
 	"vitastor/internal/schema/option"
 )
 
@@ -34,12 +35,7 @@ var usage = option.Tool{
 	Summary:   "Gives images to NBD clients, and to the kernel of this host as block devices.",
 	Component: option.Client,
 	Arguments: "COMMAND [DEVICE]",
-	Flags: []option.Flag{
-		{Name: "image", Value: "NAME", Doc: "image, or snapshot (image@snapshot); for serve also several, separated by commas"},
-		{Name: "pool", Value: "ID", Doc: "with --inode and --size: serve a bare inode of this pool"},
-		{Name: "inode", Value: "NUMBER", Doc: "see --pool"},
-		{Name: "size", Value: "BYTES", Doc: "see --pool"},
-		{Name: "readonly", Doc: "refuse writes"},
+	Flags: slices.Concat(session.Flags, []option.Flag{
 		{Name: "all", Doc: "serve: all images; the list of exports shows them"},
 		{Name: "json", Doc: "ls: print JSON"},
 		{Name: "force", Doc: "unmap: also a device that does not look used"},
@@ -59,12 +55,12 @@ var usage = option.Tool{
 		{Name: "nbd_destroy_on_disconnect", Value: "1", Doc: "netlink-map: the kernel removes the device when it is disconnected"},
 		{Name: "nbd_disconnect_on_close", Value: "1", Doc: "netlink-map: the kernel disconnects the device when its last user closes it"},
 		{Name: "nbd_ro", Value: "1", Doc: "netlink-map: the same as --readonly"},
-	},
+	}),
 }
 
 const commandHelp = `Commands of vitastor-nbd:
 
-  serve          serve images to NBD clients over TCP or unix sockets, until a signal
+  serve          serve images (--image A,B,C) to NBD clients over TCP or unix sockets, until a signal
   map            attach an image to /dev/nbdN of this host, by ioctl; prints the device
   unmap          detach /dev/nbdN
   ls             list the mapped images of this host (also: list, list-mapped)
@@ -144,6 +140,11 @@ func (t *Tool) run(c *command) error {
 	return do(t, c)
 }
 
+// connect returns when the state of the cluster is known.
+func (t *Tool) connect(c *command) (*session.Session, error) {
+	return session.Connect(session.Config{Program: programName, Options: c.Options, Log: t.log, Stop: t.Signals})
+}
+
 // flag tells whether a flag was given.
 func (c *command) flag(name string) bool { return c.Flags[name] != "" }
 
@@ -159,13 +160,5 @@ func (c *command) names(flag string) (list []string) {
 
 // number reads a flag; missing = what it is if it was not given.
 func (c *command) number(flag string, missing uint64) (uint64, error) {
-	text, given := c.Flags[flag]
-	if !given {
-		return missing, nil
-	}
-	n, err := strconv.ParseUint(text, 10, 63)
-	if err != nil {
-		return 0, fmt.Errorf("--%s %s: a number is expected, without a unit", flag, text)
-	}
-	return n, nil
+	return session.Number(c.Command, flag, missing)
 }

@@ -38,11 +38,24 @@ var (
 	ErrNoEtcd = errors.New("nobody says where etcd is: etcd_address is not set")
 )
 
-// ParameterError is a value that cannot be used.
-type ParameterError struct{ Err error }
+// ParameterError is a value that cannot be used, or a parameter that nobody
+// knows.
+type ParameterError struct {
+	Unknown string // its name
+	Similar string // what may have been meant
+	Err     error
+}
 
 // Error implements error.
-func (e *ParameterError) Error() string { return e.Err.Error() }
+func (e *ParameterError) Error() string {
+	switch {
+	case e.Similar != "":
+		return fmt.Sprintf("there is no parameter %s, did you mean %s?", e.Unknown, e.Similar)
+	case e.Unknown != "":
+		return "there is no parameter " + e.Unknown
+	}
+	return e.Err.Error()
+}
 
 // Unwrap is for errors.Is.
 func (e *ParameterError) Unwrap() error { return e.Err }
@@ -98,34 +111,22 @@ func Open(ctx context.Context, config Config) (*Connection, error) {
 // parameters finds Options and etcd in the sources.
 func (c *Connection) parameters(layers []option.Layer, facts option.Facts) (endpoints []string, err error) {
 	set, err := option.Merge(option.Client, facts, layers...)
-	if err == nil {
-		err = unknown(set)
-	}
 	if err != nil {
-		return nil, &ParameterError{err}
+		return nil, &ParameterError{Err: err}
+	}
+	for _, u := range set.Unknown { // of the command line: a spelling mistake
+		if u.Source == option.CommandLine {
+			return nil, &ParameterError{Unknown: u.Name, Similar: option.Suggest(u.Name)}
+		}
 	}
 	c.Options, _ = set.Client()
 	if len(c.Options.Common.EtcdAddress) == 0 {
 		return nil, ErrNoEtcd
 	}
 	if endpoints, err = etcd.ParseEndpoints(c.Options.Common.EtcdAddress...); err != nil {
-		return nil, &ParameterError{fmt.Errorf("etcd_address: %w", err)}
+		return nil, &ParameterError{Err: fmt.Errorf("etcd_address: %w", err)}
 	}
 	return endpoints, nil
-}
-
-// unknown refuses parameters that nobody knows, which are spelling mistakes.
-func unknown(s *option.Set) error {
-	for _, u := range s.Unknown {
-		if u.Source != option.CommandLine {
-			continue
-		}
-		if like := option.Suggest(u.Name); like != "" {
-			return fmt.Errorf("there is no parameter %s, did you mean %s?", u.Name, like)
-		}
-		return fmt.Errorf("there is no parameter %s", u.Name)
-	}
-	return nil
 }
 
 // start makes the client on the loop and waits until it is ready.

@@ -77,8 +77,10 @@ func Connect(c Config) (*Session, error) {
 		return nil, ErrStopped
 	case errors.Is(err, connection.ErrNoEtcd):
 		return nil, fmt.Errorf(`%w: write {"etcd_address":["10.0.0.1:2379"]} into %s, or use --etcd_address 10.0.0.1:2379`, err, path)
-	case errors.As(err, &bad):
-		return nil, fmt.Errorf("%w: see %s --help", err, c.Program)
+	case errors.As(err, &bad) && bad.Similar != "":
+		return nil, fmt.Errorf("there is no option --%s, did you mean --%s?", bad.Unknown, bad.Similar)
+	case errors.As(err, &bad) && bad.Unknown != "":
+		return nil, fmt.Errorf("there is no option --%s: see %s --help", bad.Unknown, c.Program)
 	case err != nil:
 		return nil, err
 	}
