@@ -7,22 +7,17 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"strings"
 	"sync"
 	"syscall"
 	"time"
 
 	"vitastor/internal/clusterview"
 	"vitastor/internal/env"
-	"vitastor/internal/etcd"
-	"vitastor/internal/loop"
 	"vitastor/internal/schema"
 	"vitastor/internal/schema/option"
 	"vitastor/libclient/client"
+	"vitastor/libclient/connection"
 )
-
-// defaultConfigPath is read when --config_path is not given.
-const defaultConfigPath = "/etc/vitastor/vitastor.conf"
 
 // etcdTimeout is for one transaction; startTimeout for learning the state of
 // the cluster; attemptsMax bounds the repetitions when others change the same
@@ -33,16 +28,12 @@ const (
 	attemptsMax  = 100
 )
 
-// cluster is a client on the event loop of a goroutine.
+// cluster is a connection, and what commands ask of it.
 type cluster struct {
-	loop      *loop.Loop
-	kv        *etcd.KV
-	env       *env.Env
-	client    *client.Client
-	endpoints []string
-	keys      schema.Keys
-	cancel    context.CancelFunc
-	ended     chan struct{} // the loop has ended
+	conn   *connection.Connection
+	env    *env.Env
+	client *client.Client
+	keys   schema.Keys
 }
 
 var errDisconnected = errors.New("the connection to the cluster was lost")
@@ -66,110 +57,46 @@ func (r *run) connect() (*cluster, error) {
 }
 
 func dial(r *run) (*cluster, error) {
-	layers, facts, err := r.layers()
+	layers, err := r.layers()
 	if err != nil {
 		return nil, err
 	}
-	set, err := option.Merge(option.Client, facts, layers...)
-	if err != nil {
-		return nil, fail(syscall.EINVAL, "%v", err)
-	}
-	opts, _ := set.Client()
-	if len(opts.Common.EtcdAddress) == 0 {
+	out := &heldLog{out: r.Err}
+	level := &slog.LevelVar{}
+	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: plainLog}))
+	ctx, cancel := context.WithTimeoutCause(context.Background(), startTimeout, fmt.Errorf("waited for %v", startTimeout))
+	defer cancel()
+	conn, err := connection.Open(ctx, connection.Config{Layers: layers, Log: log, Known: func(o *option.ClientConfig) {
+		level.Set(logLevel(o.Network.LogLevel))
+		out.held = o.Network.LogLevel <= 0
+	}})
+	var bad *connection.ParameterError
+	switch {
+	case errors.Is(err, connection.ErrNoEtcd):
 		return nil, fmt.Errorf("etcd_address is missing in Vitastor configuration: set it in %s or with --etcd_address", r.configPath())
-	}
-	c := &cluster{ended: make(chan struct{})}
-	if c.endpoints, err = etcd.ParseEndpoints(opts.Common.EtcdAddress...); err != nil {
+	case errors.As(err, &bad):
 		return nil, fail(syscall.EINVAL, "%v", err)
-	}
-	out := &heldLog{out: r.Err, held: opts.Network.LogLevel <= 0}
-	log := slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: logLevel(opts.Network.LogLevel), ReplaceAttr: plainLog}))
-	if c.loop, err = loop.New(loop.Options{Log: log}); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
-	go func() {
-		defer close(c.ended)
-		c.loop.Run(ctx)
-	}()
-	if err := c.start(log, client.Config{Layers: layers, Facts: facts}); err != nil {
-		c.stop()
+	case err != nil:
 		return nil, err
 	}
 	out.release()
-	return c, nil
-}
-
-// start makes the client on the loop and waits until it is ready.
-func (c *cluster) start(log *slog.Logger, config client.Config) error {
-	ready := make(chan error, 1)
-	c.loop.Post(func() {
-		c.env = c.loop.Env()
-		c.env.Log = log
-		kv, err := etcd.Open(etcd.Config{Endpoints: c.endpoints, Log: log}, c.env.Exec)
-		if err != nil {
-			ready <- err
-			return
-		}
-		c.env.KV, c.kv = kv, kv
-		if c.client, err = client.New(c.env, config); err != nil {
-			ready <- err
-			return
-		}
-		c.keys = c.client.Keys()
-		c.client.Start(func(err error) { ready <- err })
-	})
-	select {
-	case err := <-ready:
-		return err
-	case <-time.After(startTimeout):
-		return fmt.Errorf("etcd (%s) did not answer within %v", strings.Join(c.endpoints, ", "), startTimeout)
-	}
+	return &cluster{conn, conn.Env, conn.Client, conn.Client.Keys()}, nil
 }
 
 // disconnect ends what connect began; unsynced writes must have been synced.
 func (r *run) disconnect() {
-	c := r.conn
-	if c == nil {
-		return
-	}
-	closed := make(chan struct{})
-	if c.loop.Post(func() { c.client.Close(func() { close(closed) }) }) {
-		select {
-		case <-closed:
-		case <-c.ended:
-		case <-time.After(etcdTimeout):
-		}
-	}
-	c.stop()
-}
-
-func (c *cluster) stop() {
-	if c.kv != nil {
-		c.kv.Close()
-		c.kv.Wait()
-	}
-	c.cancel()
-	<-c.ended
-	if c.client != nil {
-		c.client.Free()
+	if r.conn != nil {
+		r.conn.conn.Close()
 	}
 }
 
 // await runs f on the loop and waits until it calls done.
 func await[T any](c *cluster, f func(done func(T))) (T, error) {
-	results := make(chan T, 1)
-	var none T
-	if !c.loop.Post(func() { f(func(v T) { results <- v }) }) {
-		return none, errDisconnected
+	v, err := connection.Call(context.Background(), c.conn, func(done func(T, error)) { f(func(v T) { done(v, nil) }) })
+	if err != nil {
+		err = errDisconnected
 	}
-	select {
-	case v := <-results:
-		return v, nil
-	case <-c.ended:
-		return none, errDisconnected
-	}
+	return v, err
 }
 
 // on runs f on the loop and waits for its end.
@@ -254,25 +181,19 @@ func (r *run) configPath() string {
 	if p := r.text("config_path"); p != "" {
 		return p
 	}
-	return defaultConfigPath
+	return connection.DefaultConfigPath
 }
 
 // layers are the sources of parameters besides etcd.
-func (r *run) layers() ([]option.Layer, option.Facts, error) {
-	var facts option.Facts
-	facts.Hostname, _ = os.Hostname()
-	data, err := os.ReadFile(r.configPath())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, facts, fmt.Errorf("configuration of the cluster: %w", err)
-	}
-	file, problem := option.ReadLayer(option.Client, option.File, r.configPath(), data)
-	if problem != nil {
-		r.note("warning: %v", problem)
+func (r *run) layers() ([]option.Layer, error) {
+	file, err := connection.File(r.configPath(), func(err error) { r.note("warning: %v", err) })
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // Compat: that is an empty one
+		return nil, err
 	}
 	// People wait: daemons try for longer.
 	impatient := option.Layer{Source: option.File, Where: "vitastor-cli"}
 	impatient.Values.SetUint("max_etcd_attempts", 1)
-	return []option.Layer{impatient, file, r.parameters()}, facts, nil
+	return []option.Layer{impatient, file, r.parameters()}, nil
 }
 
 // heldLog keeps messages back while connecting: if that fails, the result tells

@@ -60,8 +60,8 @@ func (r *run) health() (*health, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &health{etcdCount: len(c.endpoints), monCount: len(got[0].KVs), pgStates: map[string]int{}}
-	h.etcdAlive, h.etcdBytes = etcdStatus(c.endpoints)
+	h := &health{etcdCount: len(c.conn.Etcd), monCount: len(got[0].KVs), pgStates: map[string]int{}}
+	h.etcdAlive, h.etcdBytes = etcdStatus(c.conn.Etcd)
 	if kv := first(got[1]); kv != nil {
 		m, _ := schema.DecodeMonitor(kv.Key, kv.Value)
 		h.monMaster = m.Hostname

@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"time"
 
 	"vitastor/internal/env"
 	"vitastor/internal/etcd"
@@ -67,6 +68,9 @@ type Config struct {
 	Layers []option.Layer
 	// Log gets what happens to connections.
 	Log *slog.Logger
+	// Known, if set, is called when the parameters are known and nothing was
+	// logged yet.
+	Known func(*option.ClientConfig)
 }
 
 // Connection is a connected client.
@@ -75,6 +79,7 @@ type Connection struct {
 	Env     *env.Env
 	Client  *client.Client
 	Options option.ClientConfig // as known without etcd
+	Etcd    []string            // URLs
 
 	kv     *etcd.KV
 	cancel context.CancelFunc
@@ -87,9 +92,12 @@ func Open(ctx context.Context, config Config) (*Connection, error) {
 	var facts option.Facts
 	facts.Hostname, _ = os.Hostname()
 	c := &Connection{ended: make(chan struct{})}
-	endpoints, err := c.parameters(config.Layers, facts)
+	err := c.parameters(config.Layers, facts)
 	if err != nil {
 		return nil, err
+	}
+	if config.Known != nil {
+		config.Known(&c.Options)
 	}
 	if c.Loop, err = loop.New(loop.Options{Log: config.Log}); err != nil {
 		return nil, err
@@ -100,7 +108,7 @@ func Open(ctx context.Context, config Config) (*Connection, error) {
 		defer close(c.ended)
 		c.Loop.Run(run)
 	}()
-	if err := c.start(ctx, config.Log, endpoints, client.Config{Layers: config.Layers, Facts: facts}); err != nil {
+	if err := c.start(ctx, config.Log, client.Config{Layers: config.Layers, Facts: facts}); err != nil {
 		c.Do(func(done func(error)) { done(nil) }) // start's function has run
 		c.stop()
 		return nil, err
@@ -109,33 +117,33 @@ func Open(ctx context.Context, config Config) (*Connection, error) {
 }
 
 // parameters finds Options and etcd in the sources.
-func (c *Connection) parameters(layers []option.Layer, facts option.Facts) (endpoints []string, err error) {
+func (c *Connection) parameters(layers []option.Layer, facts option.Facts) error {
 	set, err := option.Merge(option.Client, facts, layers...)
 	if err != nil {
-		return nil, &ParameterError{Err: err}
+		return &ParameterError{Err: err}
 	}
 	for _, u := range set.Unknown { // of the command line: a spelling mistake
 		if u.Source == option.CommandLine {
-			return nil, &ParameterError{Unknown: u.Name, Similar: option.Suggest(u.Name)}
+			return &ParameterError{Unknown: u.Name, Similar: option.Suggest(u.Name)}
 		}
 	}
 	c.Options, _ = set.Client()
 	if len(c.Options.Common.EtcdAddress) == 0 {
-		return nil, ErrNoEtcd
+		return ErrNoEtcd
 	}
-	if endpoints, err = etcd.ParseEndpoints(c.Options.Common.EtcdAddress...); err != nil {
-		return nil, &ParameterError{Err: fmt.Errorf("etcd_address: %w", err)}
+	if c.Etcd, err = etcd.ParseEndpoints(c.Options.Common.EtcdAddress...); err != nil {
+		return &ParameterError{Err: fmt.Errorf("etcd_address: %w", err)}
 	}
-	return endpoints, nil
+	return nil
 }
 
 // start makes the client on the loop and waits until it is ready.
-func (c *Connection) start(ctx context.Context, log *slog.Logger, endpoints []string, config client.Config) error {
+func (c *Connection) start(ctx context.Context, log *slog.Logger, config client.Config) error {
 	ready := make(chan error, 1)
 	c.Loop.Post(func() {
 		e := c.Loop.Env()
 		e.Log = log
-		kv, err := etcd.Open(etcd.Config{Endpoints: endpoints, Log: log}, e.Exec)
+		kv, err := etcd.Open(etcd.Config{Endpoints: c.Etcd, Log: log}, e.Exec)
 		if err != nil {
 			ready <- err
 			return
@@ -151,7 +159,7 @@ func (c *Connection) start(ctx context.Context, log *slog.Logger, endpoints []st
 	case err := <-ready:
 		return err
 	case <-ctx.Done():
-		return fmt.Errorf("etcd (%s) did not answer: %w", strings.Join(endpoints, ", "), context.Cause(ctx))
+		return fmt.Errorf("etcd (%s) did not answer: %w", strings.Join(c.Etcd, ", "), context.Cause(ctx))
 	}
 }
 
@@ -189,11 +197,16 @@ func (c *Connection) Do(f func(done func(error))) error {
 	return err
 }
 
+// closeTimeout limits Close: all that it waits for happens in this process.
+const closeTimeout = 5 * time.Second
+
 // Close disconnects. Operations that run end with ECANCELED. What was not synced
 // may be lost: submit a Sync before.
 func (c *Connection) Close() error {
-	err := c.Do(func(done func(error)) { c.Client.Close(func() { done(nil) }) })
-	if err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_, err := Call(ctx, c, func(done func(struct{}, error)) { c.Client.Close(func() { done(struct{}{}, nil) }) })
+	if errors.Is(err, ErrClosed) {
 		return err
 	}
 	c.stop()
