@@ -2,8 +2,6 @@ package sys
 
 import (
 	"os"
-	"strconv"
-	"strings"
 	"syscall"
 	"unsafe"
 
@@ -68,7 +66,7 @@ func Write(fd int, b []byte) (int, syscall.Errno) {
 	}
 }
 
-// MapShared maps n bytes of a file.
+// MapShared maps n bytes of a file or device.
 func MapShared(fd int, offset int64, n int, read, write bool) ([]byte, error) {
 	prot := 0
 	if read {
@@ -83,14 +81,3 @@ func MapShared(fd int, offset int64, n int, read, write bool) ([]byte, error) {
 
 // Unmap undoes MapShared.
 func Unmap(m []byte) { _ = unix.Munmap(m) }
-
-// SealedSize tells that a file cannot become smaller, so that mapped memory of it
-// cannot vanish: memory of the kernel (an anonymous inode), or a memfd with the
-// seal against shrinking.
-func SealedSize(fd int) bool {
-	if seals, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err == nil {
-		return seals&unix.F_SEAL_SHRINK != 0
-	}
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(fd))
-	return err == nil && strings.HasPrefix(name, "anon_inode:")
-}
