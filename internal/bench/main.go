@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"text/tabwriter"
 
 	"vitastor/internal/bench/clusterio"
@@ -44,8 +45,14 @@ var sections = []section{
 	{"placement", benchPlacement},
 	{"cluster", benchCluster},
 	{"recovery", benchRecovery},
+	{"library", benchLibrary},
+	{"fio", benchFio},
+	{"qemu", benchQEMU},
 	{"nbd", benchNBD},
 }
+
+// slow sections take minutes: their rows are printed as they come.
+var slow = []string{"cluster", "recovery", "library", "fio", "qemu", "nbd"}
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == idleArgument {
@@ -60,7 +67,7 @@ func main() {
 	}
 	only := flag.String("only", ".", "regular expression on section names")
 	rounds := flag.Int("rounds", 7, "paired runs of each comparison")
-	rowsText := flag.String("rows", ".", "regular expression on rows of the section cluster, such as 'tmpfs: 4K write'")
+	rowsText := flag.String("rows", ".", "regular expression on rows on clusters, such as 'tmpfs: 4K write'")
 	asJSON := flag.Bool("json", false, "print one JSON object per figure")
 	flag.Parse()
 	wanted, err := regexp.Compile(*only)
@@ -84,7 +91,7 @@ func main() {
 				missed++
 			}
 			print(out, r, *asJSON)
-			if s.name == "cluster" || s.name == "recovery" { // it takes many minutes
+			if slices.Contains(slow, s.name) {
 				out.Flush()
 			}
 		})

@@ -91,7 +91,7 @@ func benchNBD(rounds int, report func(Row)) error {
 		}
 		reportNBD(j, servers, runs, report)
 	}
-	return nil
+	return benchServed(rounds, report)
 }
 
 func reportNBD(j nbdJob, servers []*nbdServer, runs [][]nbdRun, report func(Row)) {
@@ -120,7 +120,7 @@ func nbdMedian(a, b []nbdRun, f func(a, b nbdRun) float64) float64 {
 // startNBD starts ours first, then the others.
 func startNBD(dir string) (servers []*nbdServer, err error) {
 	file := filepath.Join(dir, "raw")
-	if err := os.WriteFile(file, make([]byte, nbdBytes), 0o600); err != nil { // all of it is allocated
+	if err := writeZeroes(file, nbdBytes); err != nil {
 		return nil, err
 	}
 	self, err := os.Executable()
@@ -132,30 +132,69 @@ func startNBD(dir string) (servers []*nbdServer, err error) {
 		args func(socket string) []string
 	}{
 		{"ours", func(p string) []string { return []string{self, nbdArgument, p} }},
-		{"nbdkit file", func(p string) []string { return []string{"nbdkit", "-f", "-U", p, "file", file} }},
-		{"qemu-nbd", func(p string) []string { return []string{"qemu-nbd", "-k", p, "-f", "raw", "-t", "-e", "16", file} }},
+		{"nbdkit file", nbdkitArgs(file)},
+		{"qemu-nbd", qemuNBDArgs(file)},
 	} {
-		path := filepath.Join(dir, strings.Fields(s.name)[0])
-		args := s.args(path)
-		server := &nbdServer{s.name, exec.Command(args[0], args[1:]...), path}
-		server.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		server.cmd.Stderr = os.Stderr
-		if err := server.cmd.Start(); err != nil {
-			return servers, err
+		server, err := startNBDServer(s.name, filepath.Join(dir, strings.Fields(s.name)[0]), s.args)
+		if server != nil {
+			servers = append(servers, server)
 		}
-		servers = append(servers, server)
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-			if _, err := os.Stat(path); err == nil {
-				break
-			} else if time.Now().After(end) {
-				return servers, fmt.Errorf("%s does not start", s.name)
-			}
+		if err != nil {
+			return servers, err
 		}
 		if _, err := server.run(nbdJob{args: []string{"-w", "-d", "16", "-s", "1048576"}, count: nbdBytes >> 20}); err != nil { // touch everything
 			return servers, err
 		}
 	}
 	return servers, nil
+}
+
+// Command lines of servers of a raw file.
+
+func nbdkitArgs(file string) func(socket string) []string {
+	return func(p string) []string { return []string{"nbdkit", "-f", "-U", p, "file", file} }
+}
+
+func qemuNBDArgs(file string) func(socket string) []string {
+	return func(p string) []string { return []string{"qemu-nbd", "-k", p, "-f", "raw", "-t", "-e", "16", file} }
+}
+
+// writeZeroes makes a file without holes.
+func writeZeroes(file string, bytes int64) error {
+	f, err := os.Create(file)
+	if err == nil {
+		err = f.Truncate(bytes)
+	}
+	if err != nil {
+		return err
+	}
+	f.Close()
+	return writeOut(file)
+}
+
+// startNBDServer starts one and waits for its socket; what it says is in a file
+// beside that.
+func startNBDServer(name, path string, args func(socket string) []string) (*nbdServer, error) {
+	line := args(path)
+	s := &nbdServer{name, exec.Command(line[0], line[1:]...), path}
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	log, err := os.Create(path + ".log")
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	s.cmd.Stderr = log
+	if err := s.cmd.Start(); err != nil {
+		return nil, err
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := os.Stat(path); err == nil {
+			return s, nil
+		} else if time.Now().After(end) {
+			text, _ := os.ReadFile(log.Name())
+			return s, fmt.Errorf("%s does not start: %s", name, lastLine(text))
+		}
+	}
 }
 
 func (s *nbdServer) stop() {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,16 +16,23 @@ type rawResult struct {
 }
 
 // fioResult is the part of fio's output that we look at.
-type fioResult struct {
-	Jobs []struct{ Read, Write fioSide }
+type fioResult struct{ Jobs []fioJob }
+
+type fioJob struct {
+	Error       int
+	User        float64 `json:"usr_cpu"` // percent of the time
+	System      float64 `json:"sys_cpu"`
+	Read, Write fioSide
 }
 
 type fioSide struct {
-	Iops float64 `json:"iops"`
-	BW   float64 `json:"bw_bytes"`
-	Clat struct {
+	Iops    float64 `json:"iops"`
+	BW      float64 `json:"bw_bytes"`
+	Total   float64 `json:"total_ios"`
+	Runtime float64 `json:"runtime"` // milliseconds
+	Lat     struct {
 		Percentile map[string]float64 `json:"percentile"`
-	} `json:"clat_ns"`
+	} `json:"lat_ns"` // submission included, with --lat_percentiles
 }
 
 // rawFile runs a job on a file with fio and io_uring: what the machine can do
@@ -40,27 +46,34 @@ func rawFile(folder string, j clusterio.Job) (r rawResult, ok bool, err error) {
 		return r, false, err
 	}
 	defer os.RemoveAll(dir)
-	rw := map[[2]bool]string{{false, false}: "randread", {true, false}: "randwrite", {false, true}: "read", {true, true}: "write"}
 	direct := "1"
 	if folder == memoryFolder {
 		direct = "0" // tmpfs knows no direct I/O here
 	}
 	out, err := exec.Command("fio", "--name=raw", "--filename="+filepath.Join(dir, "f"), "--size="+strconv.Itoa(clusterImage),
-		"--ioengine=io_uring", "--direct="+direct, "--rw="+rw[[2]bool{j.Write, j.Sequential}], "--bs="+strconv.FormatUint(j.Bytes, 10),
-		"--iodepth="+strconv.Itoa(j.Depth), "--time_based", "--runtime=2", "--ramp_time=0.5", "--fallocate=none", "--output-format=json").Output()
+		"--ioengine=io_uring", "--direct="+direct, "--rw="+fioMode(j), "--bs="+strconv.FormatUint(j.Bytes, 10),
+		"--iodepth="+strconv.Itoa(j.Depth), "--time_based", "--runtime=2", "--ramp_time=0.5", "--fallocate=none", "--lat_percentiles=1", "--output-format=json").Output()
 	if err != nil {
 		return r, false, fmt.Errorf("fio: %w", err)
 	}
-	var f fioResult
-	if err := json.Unmarshal(out, &f); err != nil || len(f.Jobs) != 1 {
-		return r, false, fmt.Errorf("fio: %d jobs in its output, %v", len(f.Jobs), err)
+	side, _, err := fioOnly(out, j.Write)
+	if err != nil {
+		return r, false, err
 	}
-	side := f.Jobs[0].Read
-	if j.Write {
-		side = f.Jobs[0].Write
-	}
-	p := side.Clat.Percentile
+	p := side.Lat.Percentile
 	return rawResult{side.Iops, p["50.000000"] / 1e3, p["99.000000"] / 1e3, side.BW}, true, nil
+}
+
+// fioMode is fio's name of a workload.
+func fioMode(j clusterio.Job) string {
+	mode := "read"
+	if j.Write {
+		mode = "write"
+	}
+	if !j.Sequential {
+		mode = "rand" + mode
+	}
+	return mode
 }
 
 // reportRaw prints what fio has measured beside a row.

@@ -116,7 +116,7 @@ int main(int argc, char **argv)
     double time = now() - begin;
     used = cpu() - used;
     ops = b.ops - ops;
-    printf("%.0f ops/s, %.1f us CPU per operation\n", ops / time, used / ops * 1e6);
+    printf("%.0f ops/s, %.2f us CPU per operation\n", ops / time, used / ops * 1e6);
     b.ending = 1;
     while (b.running)
         vitastor_c_uring_wait_events(b.c);
