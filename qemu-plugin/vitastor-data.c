@@ -57,7 +57,7 @@ int64_t vitastor_get_allocated_file_size(BlockDriverState *bs)
 {
     VitastorState *s = bs->opaque;
     VitastorCall c;
-    if (!vitastor_c_get_used || qemu_in_coroutine()) {
+    if (!vitastor_c_get_used || (!VITASTOR_CO_FACTS && qemu_in_coroutine())) {
         return -ENOTSUP;
     }
     vitastor_begin(s, &c);
@@ -262,7 +262,7 @@ static bool vitastor_run(VitastorState *s, int64_t offset, int64_t bytes, bool f
     return ok;
 }
 
-int coroutine_fn vitastor_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset, int64_t bytes,
+int coroutine_fn vitastor_co_block_status(BlockDriverState *bs, VitastorStatusMode mode, int64_t offset, int64_t bytes,
     int64_t *pnum, int64_t *map, BlockDriverState **file)
 {
     VitastorState *s = bs->opaque;

@@ -4,10 +4,6 @@
  */
 #include "qemu/osdep.h"
 
-#include "qapi/qmp/qjson.h"
-#include "qapi/qmp/qstring.h"
-#include "qemu/cutils.h"
-
 #include "vitastor.h"
 
 #define CONFIG_MAX (1 << 20)
@@ -34,7 +30,7 @@ static bool vitastor_put(QDict *options, const char *key, const char *value, Err
         if (strcmp(key, vitastor_numbers[i]) != 0) {
             continue;
         }
-        if (parse_uint_full(value, (unsigned long long *)&n, 0) < 0) {
+        if (!vitastor_parse_number(value, &n)) {
             error_setg(errp, "vitastor: %s must be a number, not '%s'", key, value);
             return false;
         }

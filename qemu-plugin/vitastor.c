@@ -11,7 +11,7 @@
  * A callback that is called inside the submission itself (libraries may do that)
  * is noticed by t->submitting: then there is no yield and no wake-up.
  *
- * Written for QEMU 7.2. The same file is a module ("block-vitastor.so") and can be
+ * For QEMU 7.2 to 10.2; what differs is in vitastor-qemu.h. The same file is a module ("block-vitastor.so") and can be
  * preloaded into a QEMU that does not know it; see README.md.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
@@ -154,8 +154,8 @@ static void vitastor_writable(void *opaque)
 
 static void vitastor_watch_fd(AioContext *ctx, VitastorFD *f, bool on)
 {
-    aio_set_fd_handler(ctx, f->fd, false, on && f->fd_read ? vitastor_readable : NULL,
-        on && f->fd_write ? vitastor_writable : NULL, NULL, NULL, on ? f : NULL);
+    vitastor_aio_set_fd(ctx, f->fd, on && f->fd_read ? vitastor_readable : NULL, on && f->fd_write ? vitastor_writable : NULL,
+        on ? f : NULL);
 }
 
 static void vitastor_set_fd(void *ctx, int fd, int is_external, IOHandler *fd_read, IOHandler *fd_write, void *poll_fn,
@@ -337,7 +337,7 @@ static int vitastor_find(BlockDriverState *bs, int flags, Error **errp)
         return -EINVAL;
     }
     if (vitastor_c_inode_get_readonly(s->watch)) {
-        return bdrv_apply_auto_read_only(bs, "vitastor: the image is read-only: it is a snapshot, or was marked so", errp);
+        return vitastor_force_read_only(bs, "vitastor: the image is read-only: it is a snapshot, or was marked so", errp);
     }
     return 0;
 }
@@ -412,7 +412,11 @@ static BlockDriver vitastor_driver = {
     .strong_runtime_opts = vitastor_strong_runtime_opts,
 
     .bdrv_parse_filename = vitastor_parse_filename,
+#if VITASTOR_ONE_OPEN
+    .bdrv_open = vitastor_file_open,
+#else
     .bdrv_file_open = vitastor_file_open,
+#endif
     .bdrv_close = vitastor_close,
     .bdrv_reopen_prepare = vitastor_reopen_prepare,
     .bdrv_co_create_opts = vitastor_co_create_opts,
@@ -420,12 +424,18 @@ static BlockDriver vitastor_driver = {
     .bdrv_attach_aio_context = vitastor_attach_aio_context,
     .bdrv_detach_aio_context = vitastor_detach_aio_context,
 
+#if VITASTOR_CO_FACTS
+    .bdrv_co_getlength = vitastor_getlength,
+    .bdrv_co_get_info = vitastor_get_info,
+    .bdrv_co_get_allocated_file_size = vitastor_get_allocated_file_size,
+#else
     .bdrv_getlength = vitastor_getlength,
     .bdrv_get_info = vitastor_get_info,
+    .bdrv_get_allocated_file_size = vitastor_get_allocated_file_size,
+#endif
     .bdrv_probe_blocksizes = vitastor_probe_blocksizes,
     .bdrv_refresh_limits = vitastor_refresh_limits,
     .bdrv_has_zero_init = vitastor_has_zero_init,
-    .bdrv_get_allocated_file_size = vitastor_get_allocated_file_size,
 
     .bdrv_co_preadv = vitastor_co_preadv,
     .bdrv_co_pwritev = vitastor_co_pwritev,

@@ -1,4 +1,5 @@
 /* The block driver's parts.
+ *   vitastor-qemu.h  versions of QEMU
  *   vitastor.c       requests, events, opening, the table of functions
  *   vitastor-name.c  file names and options
  *   vitastor-data.c  reading, writing, removing, allocation, sizes
@@ -10,12 +11,10 @@
 
 #include <pthread.h>
 
-#include "block/block_int.h"
-#include "qapi/error.h"
-#include "qapi/qmp/qdict.h"
 #include "qemu/option.h"
 
 #include "vitastor_c.h"
+#include "vitastor-qemu.h"
 
 /* Functions that only our library has. */
 #pragma weak vitastor_c_get_error
@@ -110,7 +109,7 @@ int coroutine_fn vitastor_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,
 int coroutine_fn vitastor_co_pdiscard(BlockDriverState *bs, int64_t offset, int64_t bytes);
 int coroutine_fn vitastor_co_truncate(BlockDriverState *bs, int64_t offset, bool exact, PreallocMode prealloc,
     BdrvRequestFlags flags, Error **errp);
-int coroutine_fn vitastor_co_block_status(BlockDriverState *bs, bool want_zero, int64_t offset, int64_t bytes,
+int coroutine_fn vitastor_co_block_status(BlockDriverState *bs, VitastorStatusMode mode, int64_t offset, int64_t bytes,
     int64_t *pnum, int64_t *map, BlockDriverState **file);
 void coroutine_fn vitastor_co_invalidate_cache(BlockDriverState *bs, Error **errp);
 

@@ -252,7 +252,7 @@ func TestModule(t *testing.T) {
 	setUp(t)
 	name := newImage(t, 1, 4<<20)
 	dir := t.TempDir()
-	if err := os.Symlink(filepath.Join(rig.lib, "block-vitastor.so"), filepath.Join(dir, "block-ssh.so")); err != nil {
+	if err := os.Symlink(rig.driver, filepath.Join(dir, "block-ssh.so")); err != nil {
 		t.Fatal(err)
 	}
 	cmd := command(t, "qemu-io", "-c", "open ssh://nobody@127.0.0.1:1/x", "-c", "open -o driver=raw "+disk(name), "-c", "write -P 3 0 64k", "-c", "read -P 3 0 64k")

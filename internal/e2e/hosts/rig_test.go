@@ -22,12 +22,17 @@ import (
 var rig struct {
 	once    sync.Once
 	dir     string
-	lib     string // with the library, the engine and the driver
+	lib     string // with the library and the engine
+	driver  string // of QEMU
 	cluster *cluster.Cluster
 	images  *image.Cluster // a client of our own
 	err     error
 	count   uint64
 }
+
+// otherQEMU names a folder made by qemu-plugin/backports.sh, with a newer QEMU
+// and the driver for it, to test instead of the one that is installed.
+const otherQEMU = "VITASTOR_OTHER_QEMU"
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -51,8 +56,13 @@ func start() error {
 		return err
 	}
 	rig.lib = filepath.Join(root, "bin", "lib")
+	rig.driver = filepath.Join(rig.lib, "block-vitastor.so")
 	if out, err := exec.Command("make", "-C", root, "fio", "qemu-plugin").CombinedOutput(); err != nil {
 		return fmt.Errorf("make fio qemu-plugin: %w\n%s", err, out)
+	}
+	if other := os.Getenv(otherQEMU); other != "" {
+		rig.driver = filepath.Join(other, "lib", "block-vitastor.so")
+		os.Setenv("PATH", filepath.Join(other, "usr", "bin")+":"+os.Getenv("PATH"))
 	}
 	for _, parent := range []string{"/dev/shm", ""} {
 		if rig.dir, err = os.MkdirTemp(parent, "vitastor-hosts-"); err == nil {
@@ -115,7 +125,7 @@ func command(t *testing.T, name string, args ...string) *exec.Cmd {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = append(os.Environ(), "LD_PRELOAD="+filepath.Join(rig.lib, "block-vitastor.so"))
+	cmd.Env = append(os.Environ(), "LD_PRELOAD="+rig.driver)
 	return cmd
 }
 

@@ -196,9 +196,8 @@ func TestVMIOThreads(t *testing.T) {
 func TestVMJobs(t *testing.T) {
 	setUp(t)
 	from, to, backup := newImage(t, 1, 32<<20), newImage(t, 2, 32<<20), newImage(t, 1, 32<<20)
-	v := startVM(t, "-drive", drive("d", disk(from)), "-object", "iothread,id=one")
+	v := startVM(t, "-drive", drive("d", disk(from)), "-object", "iothread,id=one", "-device", "virtio-blk-pci,drive=d,iothread=one")
 	v.io("d", "write -P 1 0 16M")
-	v.do("x-blockdev-set-iothread", arguments{"node-name": v.node("d"), "iothread": "one", "force": true})
 	v.do("drive-backup", arguments{"device": "d", "job-id": "b", "target": disk(backup), "format": "raw", "sync": "full", "mode": "existing"})
 	v.io("d", "write -P 2 0 4M")
 	v.until("query-block-jobs", "[]")
