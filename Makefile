@@ -13,7 +13,7 @@ CRASH_POINTS ?= 100000
 # Whole clusters of `make test-integrations`, each with 60 simulated seconds of faults.
 CLUSTER_SEEDS ?= 1-240
 
-.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin deps clean
+.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin packages deps clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -22,15 +22,15 @@ help: ## this list
 build: ## compile everything; programs go to bin/
 	$(GO) build ./...
 	@mkdir -p bin
-	@for d in $$(find . -type d -name 'vitastor-*' -not -path './.*' -not -path './bin/*'); do \
+	@for f in $$(find . -path './[a-z]*/vitastor-*/main.go'); do d=$$(dirname $$f); \
 		echo "bin/$$(basename $$d)"; $(GO) build -trimpath -o bin/ $$d || exit 1; done
 
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs pkg-config:pkg-config glib-mkenums:libglib2.0-dev dpkg-source:dpkg-dev
+test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs pkg-config:pkg-config glib-mkenums:libglib2.0-dev dpkg-source:dpkg-dev envsubst:gettext-base debootstrap:debootstrap rpm:rpm
 test-integrations: deps ## heavier suites: real processes, 240 simulated clusters, 100 000 crash points, race detector
-	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm
+	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm ./internal/e2e/packages
 	$(GO) test -count=1 -timeout 15m -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.seed=$(CLUSTER_SEEDS) -simcluster.duration=60s
 	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
 	$(GO) test -race -p 1 -timeout 20m $$($(GO) list ./internal/... ./osd/sentinel ./mon/web ./libclient/image | grep -vE 'internal/(simcluster|e2e|archtest|bench|placement)')
@@ -76,7 +76,7 @@ lint: ## gofmt, vet, staticcheck, shellcheck, generated files up to date
 	$(GO) -C internal/tools build -o ../../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck -tags $(TAGS) ./...
 	@command -v shellcheck >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends shellcheck >/dev/null; }
-	shellcheck .ci/run
+	shellcheck .ci/run packaging/build.sh packaging/scripts/*.sh internal/e2e/packages/testdata/inside.sh
 	$(GO) mod verify >/dev/null
 
 lib: ## the C library, in bin/lib
@@ -87,6 +87,10 @@ fio: lib ## the engine for the fio that is installed, bin/lib/libfio_vitastor.so
 
 qemu-plugin: lib ## the block driver for the QEMU that is installed, bin/lib/block-vitastor.so (fetches its source with apt)
 	$(MAKE) -C qemu-plugin OUT=$(CURDIR)/bin/lib SRC=$(CURDIR)/bin/.src
+
+packages: NEEDS := gcc:build-essential envsubst:gettext-base gzip:gzip
+packages: deps ## Debian and RPM packages, in bin/packages
+	packaging/build.sh bin/packages deb rpm
 
 deps: ## install what the tests run (Debian packages), if missing
 	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || PATH=$$PATH:/usr/sbin:/sbin command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \

@@ -1,0 +1,4 @@
+#!/bin/sh
+# After installation: programs find the library.
+set -e
+ldconfig
