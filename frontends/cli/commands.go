@@ -43,7 +43,7 @@ func findCommand(name string) *command {
 var commands []command
 
 func init() { // not a literal: help uses it
-	commands = slices.Concat(watching, imageCommands, dataCommands, poolCommands, osdCommands, repairCommands)
+	commands = slices.Concat(watching, imageCommands, dataCommands, attachCommands, poolCommands, osdCommands, repairCommands)
 }
 
 var watching = []command{
@@ -75,7 +75,7 @@ var imageCommands = []command{
 		run:      (*run).create},
 	{names: []string{"snap-create"}, args: "[-p POOL] IMAGE@SNAPSHOT", short: "Make a snapshot",
 		long:     "Freezes the present content of IMAGE as IMAGE@SNAPSHOT. IMAGE goes on as a new layer above it, also while it is in use.",
-		options:  []optionHelp{{"pool", "POOL", "where the image goes on (default: where it is) (-p)"}, {"force", "", "also in a pool of another application (-f)"}},
+		options:  []optionHelp{{"pool", "POOL", "where the image goes on (default: where it is) (-p)"}, {"image_meta", "JSON", "additional information to store with the snapshot"}, {"force", "", "also in a pool of another application (-f)"}},
 		complete: imageNames, run: (*run).snapCreate},
 	{names: []string{"modify"}, args: "NAME [--rename NEW] [--resize SIZE] [--readonly | --readwrite]", short: "Change an image",
 		options: []optionHelp{{"rename", "NEW", "give it another name"}, {"resize", "SIZE", "change its size; data beyond a smaller size is removed"},

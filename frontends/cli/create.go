@@ -66,11 +66,8 @@ func (r *run) createImage(name string, size uint64) (*schema.InodeConfig, error)
 			return nil, fail(syscall.EEXIST, "Image %s already exists", name)
 		}
 		image := &schema.InodeConfig{Name: name, Size: size}
-		if r.text("image_meta") != "" {
-			if _, is := decodeAny([]byte(r.text("image_meta"))).(map[string]any); !is {
-				return nil, fail(syscall.EINVAL, "--image_meta must be a JSON object")
-			}
-			image.Meta = []byte(r.text("image_meta"))
+		if image.Meta, err = r.imageMeta(); err != nil {
+			return nil, err
 		}
 		pool, err := r.poolForImage(s, image)
 		if err != nil {
@@ -81,6 +78,9 @@ func (r *run) createImage(name string, size uint64) (*schema.InodeConfig, error)
 			return nil, err
 		}
 		t := c.keys.CreateImage(image, maxRev)
+		if p := s.inodes[image.Parent]; p != nil { // it must not be removed meanwhile
+			t.If = append(t.If, env.Compare{Key: c.keys.InodeConfig(p.ID), Target: env.CompareMod, Result: env.CompareEqual, Number: p.Rev})
+		}
 		done, taken, err := c.tryName(&t)
 		switch {
 		case err != nil:
@@ -92,6 +92,18 @@ func (r *run) createImage(name string, size uint64) (*schema.InodeConfig, error)
 		}
 	}
 	return nil, fail(syscall.EAGAIN, "Image %s: others keep creating images: try again", name)
+}
+
+// imageMeta is what an image or snapshot is to remember; nil = nothing.
+func (r *run) imageMeta() ([]byte, error) {
+	text := r.text("image_meta")
+	if text == "" {
+		return nil, nil
+	}
+	if _, is := decodeAny([]byte(text)).(map[string]any); !is {
+		return nil, fail(syscall.EINVAL, "--image_meta must be a JSON object")
+	}
+	return []byte(text), nil
 }
 
 // poolForImage chooses the pool, and completes what a parent decides.
@@ -186,6 +198,10 @@ func (r *run) makeSnapshot(image, snapshot string) (result, error) {
 		return result{}, fail(syscall.EINVAL, "Snapshot name can't contain @ character")
 	}
 	full := image + "@" + snapshot
+	about, err := r.imageMeta()
+	if err != nil {
+		return result{}, err
+	}
 	c, err := r.connect()
 	if err != nil {
 		return result{}, err
@@ -214,7 +230,7 @@ func (r *run) makeSnapshot(image, snapshot string) (result, error) {
 		if err != nil {
 			return result{}, err
 		}
-		t := c.keys.Snapshot(old, index.ModRevision, snapshot, top, maxRev)
+		t := c.keys.SnapshotAbout(old, index.ModRevision, snapshot, about, top, maxRev)
 		done, taken, err := c.tryName(&t)
 		switch {
 		case err != nil:

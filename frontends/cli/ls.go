@@ -139,6 +139,9 @@ func (i *imageInfo) json(s *state) object {
 		"inode_num": i.id.Number(), "inode_id": i.id}
 	if n := i.inode; n != nil {
 		o["size"], o["readonly"], o["deleted"] = n.Size, n.ReadOnly, n.Deleted
+		if n.Meta != nil {
+			o["meta"] = n.Meta
+		}
 		if p := n.Parent; p != 0 {
 			o["parent_name"], o["parent_pool_id"], o["parent_inode_num"], o["parent_inode_id"] = s.nameOf(p), p.Pool(), p.Number(), p
 		}

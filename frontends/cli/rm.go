@@ -276,7 +276,7 @@ func (r *run) changeParent(child *schema.SeenInode, parent meta.Inode) (text str
 // its data is gone, the child's inode has another name, so that rm finds it.
 func (rm *layerRemoval) takePlace() error {
 	for _, l := range rm.chain {
-		if err := rm.markDeleted(l.ID, l.Name); err != nil {
+		if err := rm.doom(l); err != nil {
 			return err
 		}
 		if l == rm.into {
@@ -344,11 +344,24 @@ func (r *run) finishRests() (*state, error) {
 // childless refuses to remove what somebody needs who was not there before.
 func (rm *layerRemoval) childless(s *state, layer *schema.SeenInode) error {
 	for _, child := range s.children(layer.ID) {
-		if !rm.inChain(child.ID) {
+		if !rm.inChain(child.ID) && (rm.child == nil || child.ID != rm.child.ID) {
 			return fail(syscall.EAGAIN, "Layer %s has got a new child %s: run the command again", layer.Name, child.Name)
 		}
 	}
 	return nil
+}
+
+// doom marks a layer as deleted. From then on it cannot get children; one that
+// it has got just before still needs the data.
+func (rm *layerRemoval) doom(layer *schema.SeenInode) error {
+	if err := rm.markDeleted(layer.ID, layer.Name); err != nil {
+		return err
+	}
+	s, err := rm.conn.state()
+	if err != nil {
+		return err
+	}
+	return rm.childless(s, layer)
 }
 
 // switchTo is the transaction that gives child's place to a layer below it, and
@@ -387,7 +400,7 @@ func (rm *layerRemoval) remove(name string) error {
 	if err := rm.childless(s, layer); err != nil {
 		return err
 	}
-	if err := rm.markDeleted(layer.ID, name); err != nil {
+	if err := rm.doom(layer); err != nil {
 		return err
 	}
 	if rm.data, err = rm.removeData(layer.ID, rm.dataOptions()); err != nil {

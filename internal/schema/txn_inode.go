@@ -1,6 +1,8 @@
 package schema
 
 import (
+	"encoding/json"
+
 	"vitastor/internal/env"
 	"vitastor/internal/meta"
 )
@@ -53,13 +55,18 @@ func (k Keys) CreateImage(c *InodeConfig, maxIDRev int64) env.Txn {
 // reference meta and deleted stay with neither of them. indexRev is the
 // revision of the image's index. A failure is handled like in CreateImage.
 func (k Keys) Snapshot(old *SeenInode, indexRev int64, snapshot string, top meta.Inode, maxIDRev int64) env.Txn {
+	return k.SnapshotAbout(old, indexRev, snapshot, nil, top, maxIDRev)
+}
+
+// SnapshotAbout is Snapshot with a meta of the snapshot, a JSON object.
+func (k Keys) SnapshotAbout(old *SeenInode, indexRev int64, snapshot string, about json.RawMessage, top meta.Inode, maxIDRev int64) env.Txn {
 	name := old.Name + "@" + snapshot
 	t := k.newInode(top, name, maxIDRev)
 	t.If = append(t.If,
 		exactly(k.InodeConfig(old.ID), old.Rev),
 		exactly(k.ImageIndex(old.Name), indexRev))
 	layer := InodeConfig{ID: top, Name: old.Name, Size: old.Size, Parent: old.ID}
-	frozen := InodeConfig{ID: old.ID, Name: name, Size: old.Size, Parent: old.Parent, ReadOnly: true}
+	frozen := InodeConfig{ID: old.ID, Name: name, Size: old.Size, Parent: old.Parent, ReadOnly: true, Meta: about}
 	t.Then = []env.KVOp{
 		k.putInode(&layer),
 		k.putIndex(old.Name, top),
