@@ -202,7 +202,7 @@ func TestRandom(t *testing.T) {
 	for _, l := range layouts() {
 		for seed := range uint64(3) {
 			p := newPair(t, seed, l, seed == 2)
-			for range 3000 {
+			for range 1500 {
 				switch p.rng.IntN(4) {
 				case 0:
 					p.submit()
@@ -214,12 +214,12 @@ func TestRandom(t *testing.T) {
 					p.collect()
 				}
 			}
-			for range 2000 {
+			for range 1000 {
 				p.work()
 				p.complete()
 				p.collect()
 			}
-			if len(p.want) > 0 || p.q.InFlight() != 0 || p.popped != p.pushed || p.popped < 100 {
+			if len(p.want) > 0 || p.q.InFlight() != 0 || p.popped != p.pushed || p.popped < 50 {
 				t.Fatalf("%v seed %d: %d requests are never completed (%d popped, %d pushed, waiting %v, sleeping %v)",
 					l, seed, len(p.want), p.popped, p.pushed, p.waiting, p.sleeping)
 			}
@@ -282,7 +282,7 @@ func TestTakeOver(t *testing.T) {
 	for _, l := range layouts() {
 		for seed := range uint64(4) {
 			p := newPair(t, seed, l, true)
-			for range 300 {
+			for range 120 {
 				for range p.rng.IntN(10) {
 					p.submit()
 					p.work()
@@ -291,7 +291,7 @@ func TestTakeOver(t *testing.T) {
 				}
 				p.takeOver()
 			}
-			for range 2000 {
+			for range 1000 {
 				p.work()
 				p.complete()
 				p.collect()
