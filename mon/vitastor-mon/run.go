@@ -31,12 +31,20 @@ func run(args []string, out, errs io.Writer, signals <-chan os.Signal) int {
 	case err != nil:
 		fmt.Fprintln(errs, "vitastor-mon:", err)
 		return exitUsage
+	case len(command.Rest) > 0 && command.Rest[0] != "make-etcd" || len(command.Rest) > 2:
+		fmt.Fprintf(errs, "vitastor-mon: unexpected argument %q: see vitastor-mon --help; the only command is make-etcd [CONFIG_FILE]\n", command.Rest[len(command.Rest)-1])
+		return exitUsage
 	case command.Help:
 		fmt.Fprint(out, tool.Help())
 		return exitOK
 	}
 	log := slog.New(slog.NewTextHandler(errs, nil))
-	if err := serve(&command, out, log, signals); err != nil {
+	if w := command.Rest; len(w) > 0 {
+		err = thisHost(out).makeEtcd(append(w, defaultConfigPath)[1], out)
+	} else {
+		err = serve(&command, out, log, signals)
+	}
+	if err != nil {
 		fmt.Fprintln(errs, "vitastor-mon:", err)
 		return exitFailed
 	}

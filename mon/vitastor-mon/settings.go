@@ -24,6 +24,7 @@ var tool = option.Tool{
 	Name:      "vitastor-mon",
 	Summary:   "The monitor of a Vitastor cluster: places data, chooses primaries, sums up statistics.",
 	Component: option.Monitor,
+	Arguments: "[make-etcd [CONFIG_FILE]]",
 	Flags: []option.Flag{
 		{Name: flagEmbed, Value: "DIR", Doc: "Run an etcd server inside, with its data in DIR. " +
 			"For clusters of one machine: all programs depend on it."},
