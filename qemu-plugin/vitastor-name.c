@@ -146,6 +146,20 @@ void vitastor_read_config(VitastorState *s)
     qobject_unref(json);
 }
 
+void vitastor_free_options(VitastorState *s)
+{
+    g_free(s->image);
+    g_free(s->config_path);
+    g_free(s->etcd_host);
+    g_free(s->etcd_prefix);
+    g_free(s->mirror_path);
+    g_free(s->use_rdma);
+    g_free(s->rdma_device);
+    g_free(s->rdma_port_num);
+    g_free(s->rdma_gid_index);
+    g_free(s->rdma_mtu);
+}
+
 int coroutine_fn vitastor_co_create_opts(BlockDriver *drv, const char *url, QemuOpts *opts, Error **errp)
 {
     QDict *options = qdict_new();
@@ -159,6 +173,18 @@ int coroutine_fn vitastor_co_create_opts(BlockDriver *drv, const char *url, Qemu
     return 0; /* images are made by vitastor-cli */
 }
 
+static void vitastor_append(GString *name, const char *key, const char *value)
+{
+    g_string_append_printf(name, "%s%s=", strchr(name->str, '=') ? "&" : "", key);
+    for (; *value; value++) {
+        if (*value == '&' || *value == '\\') {
+            g_string_append_c(name, '\\');
+        }
+        g_string_append_c(name, *value);
+    }
+}
+
+/* The name must open the same image when it is given to us again. */
 void vitastor_refresh_filename(BlockDriverState *bs)
 {
     VitastorState *s = bs->opaque;
@@ -167,7 +193,8 @@ void vitastor_refresh_filename(BlockDriverState *bs)
         g_string_printf(name, "%s%s", s->mirror_path, s->image);
     } else {
         if (s->image) {
-            g_string_printf(name, "vitastor://?image=%s", s->image);
+            g_string_assign(name, "vitastor://?");
+            vitastor_append(name, "image", s->image);
         } else {
             g_string_printf(name, "vitastor://?pool=%" PRIu64 "&inode=%" PRIu64 "&size=%" PRIu64, s->pool, s->inode, s->size);
         }
@@ -175,9 +202,10 @@ void vitastor_refresh_filename(BlockDriverState *bs)
             { "etcd_prefix", s->etcd_prefix } };
         for (size_t i = 0; i < ARRAY_SIZE(more); i++) {
             if (more[i][1]) {
-                g_string_append_printf(name, "&%s=%s", more[i][0], more[i][1]);
+                vitastor_append(name, more[i][0], more[i][1]);
             }
         }
     }
-    pstrcpy(bs->exact_filename, sizeof(bs->exact_filename), name->str);
+    /* without one, QEMU uses the json: form */
+    pstrcpy(bs->exact_filename, sizeof(bs->exact_filename), name->len < sizeof(bs->exact_filename) ? name->str : "");
 }

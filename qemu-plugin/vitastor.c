@@ -269,16 +269,7 @@ static void vitastor_free(VitastorState *s)
     free(s->status);
     s->client = NULL;
     s->status = NULL;
-    g_free(s->image);
-    g_free(s->config_path);
-    g_free(s->etcd_host);
-    g_free(s->etcd_prefix);
-    g_free(s->mirror_path);
-    g_free(s->use_rdma);
-    g_free(s->rdma_device);
-    g_free(s->rdma_port_num);
-    g_free(s->rdma_gid_index);
-    g_free(s->rdma_mtu);
+    vitastor_free_options(s);
     pthread_mutex_destroy(&s->lock);
 }
 

@@ -89,6 +89,7 @@ long vitastor_end(BlockDriverState *bs, VitastorCall *c);
 void vitastor_parse_filename(const char *filename, QDict *options, Error **errp);
 bool vitastor_read_options(VitastorState *s, QDict *options, Error **errp);
 void vitastor_read_config(VitastorState *s);
+void vitastor_free_options(VitastorState *s);
 int coroutine_fn vitastor_co_create_opts(BlockDriver *drv, const char *url, QemuOpts *opts, Error **errp);
 void vitastor_refresh_filename(BlockDriverState *bs);
 
