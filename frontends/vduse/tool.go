@@ -1,0 +1,145 @@
+package vduse
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"slices"
+
+	"vitastor/frontends/blockdev/session"
+	"vitastor/internal/schema/option"
+)
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+)
+
+// Tool is the program vitastor-vduse.
+type Tool struct {
+	Out, Err io.Writer
+	// Kernel is this host; nil = the real one.
+	Kernel Kernel
+	// Signals ends map.
+	Signals <-chan os.Signal
+
+	log *slog.Logger
+}
+
+// usage is the command line.
+var usage = option.Tool{
+	Name:      "vitastor-vduse",
+	Summary:   "Attaches images to the kernel of this host as block devices (VDUSE).",
+	Component: option.Client,
+	Arguments: "COMMAND [DEVICE]",
+	Flags: slices.Concat(session.Flags, []option.Flag{
+		{Name: "name", Value: "NAME", Doc: "map: name of the device on the vDPA bus (default: the image's, with _ for what is not possible in names)"},
+		{Name: "num_queues", Value: "NUMBER", Doc: "map: queues of requests (default: one per processor, 4 at most)"},
+		{Name: "queue_size", Value: "NUMBER", Doc: "map: requests in a queue, a power of two from 2 to 1024 (default 256)"},
+		{Name: "recover", Value: "NAME", Doc: "map: serve a device again whose server has died, with the same image and options"},
+		{Name: "json", Doc: "ls: print JSON"},
+		{Name: "force", Doc: "unmap: also a device that is in use"},
+		{Name: "logfile", Value: "FILE", Doc: "map: where the process in the background logs to (default /dev/null)"},
+		{Name: "foreground", Value: "1", Doc: "map: stay in the foreground"},
+		{Name: "pidfile", Value: "FILE", Doc: "map: write the number of the process there"},
+	}),
+}
+
+const commandHelp = `Commands of vitastor-vduse:
+
+  map     attach an image (--image NAME); prints the block device, /dev/vdX
+          If the server of the device has died, map with the same image and name
+          takes it over: its users have only waited. See also --recover.
+  unmap   detach a device: NAME, /dev/vdX or a link to it
+  ls      list the mapped images of this host (also: list, list-mapped)
+
+The server of a device runs in the background. When it gets SIGTERM or SIGINT it
+detaches the device; if that is in use, the device stays and waits for the next
+server.
+
+Examples:
+
+  vitastor-vduse map --image disk1
+  vitastor-vduse map --image disk1@monday --readonly --name backup --num-queues 1
+  vitastor-vduse map --recover disk1
+  vitastor-vduse unmap /dev/vda
+
+Files:
+
+  /run/vitastor/vduse-NAME.json, vduse-NAME.journal   state of devices ($VITASTOR_RUN_DIR)
+  /dev/vduse/NAME, /sys/bus/vdpa/devices/NAME         what the kernel has of them
+
+It needs root and the kernel modules vduse, virtio_vdpa and virtio_blk (Linux >= 5.15).
+
+`
+
+// command is a command line.
+type command struct {
+	option.Command
+	name   string
+	device string // as given
+}
+
+// commands are what the first argument may be.
+var commands = map[string]func(*Tool, *command) error{
+	"map":         (*Tool).mapImage,
+	"unmap":       (*Tool).unmap,
+	"ls":          (*Tool).list,
+	"list":        (*Tool).list,
+	"list-mapped": (*Tool).list,
+}
+
+// Main runs a command line, without the program's name, and returns the exit
+// code.
+func (t *Tool) Main(args []string) int {
+	if t.Kernel == nil {
+		t.Kernel = Host{}
+	}
+	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
+	parsed, err := parse(args)
+	c := &command{Command: parsed}
+	if err == nil {
+		err = t.run(c)
+	}
+	if err != nil {
+		fmt.Fprintln(t.Err, "vitastor-vduse:", err)
+		return exitFailed
+	}
+	return exitOK
+}
+
+// parse reads a command line. The last option needs no value, as in the
+// reference's tools.
+func parse(args []string) (option.Command, error) {
+	if n := len(args); n > 0 && args[n-1] == "--foreground" {
+		args = append(args[:n:n], "1")
+	}
+	return usage.Parse(args)
+}
+
+// run finds the command. As in the reference's tools, help is no failure.
+func (t *Tool) run(c *command) error {
+	if len(c.Rest) > 0 {
+		c.name = c.Rest[0]
+	}
+	do := commands[c.name]
+	if c.Help || do == nil {
+		if c.name != "" && do == nil {
+			fmt.Fprintf(t.Err, "vitastor-vduse: there is no command %q\n", c.name)
+		}
+		fmt.Fprint(t.Out, commandHelp, usage.Help())
+		return nil
+	}
+	if len(c.Rest) > 1 {
+		c.device = c.Rest[1]
+	}
+	if len(c.Rest) > 2 {
+		return fmt.Errorf("unexpected argument %q", c.Rest[2])
+	}
+	return do(t, c)
+}
+
+// flag tells whether a flag was given.
+func (c *command) flag(name string) bool { return c.Flags[name] != "" }
