@@ -20,7 +20,13 @@ type raw struct {
 
 func dialRaw(t testing.TB, r *rig) *raw {
 	t.Helper()
-	c, err := net.Dial("unix", r.path)
+	return dialAt(t, r.path)
+}
+
+// dialAt connects to a server on a unix socket.
+func dialAt(t testing.TB, path string) *raw {
+	t.Helper()
+	c, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
 	}
