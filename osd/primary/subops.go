@@ -244,21 +244,7 @@ func (b *sub) code() wire.Op {
 	if !b.isLocal() {
 		return b.remote.Packet.Op()
 	}
-	switch b.local.Kind {
-	case store.OpRead:
-		return wire.OpSecRead
-	case store.OpWrite:
-		return wire.OpSecWrite
-	case store.OpWriteStable:
-		return wire.OpSecWriteStable
-	case store.OpDelete:
-		return wire.OpSecDelete
-	case store.OpStabilize:
-		return wire.OpSecStabilize
-	case store.OpRollback:
-		return wire.OpSecRollback
-	}
-	return wire.OpSecSync
+	return secondary.CodeOf(b.local.Kind)
 }
 
 // judge looks at a failure. What no good member of a PG answers costs another

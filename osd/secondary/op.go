@@ -66,8 +66,8 @@ func (p phase) String() string {
 // Retval is the result as a peer would be told it: a length or an error.
 func (op *Op) Retval() wire.Retval { return op.retval }
 
-// codeOf is the opcode that a peer would use.
-func codeOf(k store.OpKind) wire.Op {
+// CodeOf is the opcode that a peer would use.
+func CodeOf(k store.OpKind) wire.Op {
 	switch k {
 	case store.OpRead:
 		return wire.OpSecRead

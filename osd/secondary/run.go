@@ -16,7 +16,7 @@ import (
 func (s *Server) Submit(op *Op) {
 	invariant.Must(op.phase == phaseFree, "secondary: an operation was submitted while it is running")
 	op.bind(s)
-	op.code, op.arrived, op.retval = codeOf(op.Kind), s.env.Clock.Now(), 0
+	op.code, op.arrived, op.retval = CodeOf(op.Kind), s.env.Clock.Now(), 0
 	s.admit(op)
 }
 
