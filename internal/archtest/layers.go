@@ -43,7 +43,7 @@ var layers = []struct {
 	{"libclient/examples", Product},
 	{"internal/sim", Support}, {"internal/simcluster", Support},
 	{"internal/e2e", Support}, {"internal/archtest", Support},
-	{"internal/tools", Support}, {"internal/bench", Support},
+	{"internal/tools", Support}, {"internal/bench", Support}, {"openstack", Support}, {"proxmox", Support},
 	{"internal/env/envtest", Support}, {"internal/etcd/kvtest", Support},
 	{"osd/store/layout/vectortest", Support}, {"osd/store/crashtest", Support},
 	{"osd/store/storebench", Support}, {"internal/placement/figures", Support},
