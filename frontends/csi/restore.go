@@ -54,7 +54,7 @@ func (n *node) restore(ctx context.Context) {
 // same finds a device in a list.
 func same(list []Attachment, k *Attachment) *Attachment {
 	for i := range list {
-		if list[i].Method == k.Method && list[i].Device == k.Device {
+		if list[i].Method == k.Method && list[i].Device == k.Device && list[i].Image == k.Image {
 			return &list[i]
 		}
 	}

@@ -21,6 +21,9 @@ func sorted(list []string) []string {
 // blocks. It has its own module, because of what it depends on.
 func TestSanity(t *testing.T) {
 	needLoop(t)
+	if !full() {
+		t.Skip("takes half a minute, and compiles the suite: runs with VITASTOR_E2E=full, as in make test-integrations")
+	}
 	program := filepath.Join(theRig(t).dir, "csi-sanity")
 	out, err := exec.Command("go", "-C", "../../internal/tools/csisanity", "build", "-o", program,
 		"github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity").CombinedOutput()

@@ -198,15 +198,34 @@ func (n *node) unstage(ctx context.Context, h handle, path string) error {
 			return err
 		}
 	}
+	return n.forgetAll(h)
+}
+
+// forgetAll removes what is still remembered of a volume that is not attached:
+// we may have been killed after detaching it.
+func (n *node) forgetAll(h handle) error {
+	for _, k := range n.states.load() {
+		if k.ConfigPath == "" {
+			k.ConfigPath = n.config
+		}
+		if k.is(h) {
+			if err := n.states.forget(&k); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
 // detachTries is how often a busy device is tried again: udev looks into
 // devices when they change.
-const detachTries = 6
+const (
+	detachTries = 5
+	detachPause = 20 * time.Millisecond // then twice that, and so on
+)
 
 func (n *node) detach(ctx context.Context, a *Attachment) error {
-	by, wait := n.by(a.Method), 50*time.Millisecond
+	by, wait := n.by(a.Method), detachPause
 	for try := 1; ; try++ {
 		err := by.Detach(ctx, *a)
 		if err == nil {

@@ -107,7 +107,8 @@ func (s states) save(a *Attachment) error {
 	return os.Rename(path+".new", path)
 }
 
-// forget removes the files of an attachment, which may be the reference's.
+// forget removes the files of an attachment, which may have other names than
+// ours.
 func (s states) forget(a *Attachment) error {
 	paths, _ := filepath.Glob(filepath.Join(s.dir, statePrefix+a.Method+"-*.json"))
 	var errs []error
@@ -116,7 +117,7 @@ func (s states) forget(a *Attachment) error {
 		if err != nil {
 			continue
 		}
-		if f, err := parseState(text); err == nil && f.BlockDev == a.Device {
+		if f, err := parseState(text); err == nil && f.BlockDev == a.Device && f.Image == a.Image {
 			if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, err)
 			}
