@@ -205,6 +205,42 @@ func TestSlotsInheritNothing(t *testing.T) {
 	}
 }
 
+// TestCommand: /dev/null takes every command of a driver, since Linux 6.1; a
+// regular file none.
+func TestCommand(t *testing.T) {
+	for _, wide := range []bool{false, true} {
+		r := ring(t, Options{Entries: 2, SQE128: wide})
+		null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(null)
+		s := r.SQE()
+		s.PrepCommand(null, 0xc0107520)
+		s.UserData = 3
+		copy(r.Command(s), "argument")
+		switch c := one(t, r); {
+		case c.Res == -int32(unix.EOPNOTSUPP):
+			t.Skip("this kernel has no commands for /dev/null")
+		case c.Res != 0 || c.UserData != 3:
+			t.Errorf("%+v", c)
+		}
+		if err := r.RegisterFiles([]int32{int32(null)}); err != nil {
+			t.Fatal(err)
+		}
+		s = r.SQE()
+		s.PrepCommand(0, 1)
+		s.Flags = SQEFixedFile
+		if c := one(t, r); c.Res != 0 {
+			t.Errorf("registered: %+v", c)
+		}
+		r.SQE().PrepCommand(file(t, 4096), 1)
+		if c := one(t, r); c.Res != -int32(unix.EOPNOTSUPP) {
+			t.Errorf("regular file: %+v", c)
+		}
+	}
+}
+
 func TestBadRequestDoesNotStopOthers(t *testing.T) {
 	r := ring(t, Options{Entries: 8})
 	for i := range 5 {
