@@ -1,0 +1,130 @@
+package ublk
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"vitastor/frontends/ublk/ublkproto"
+	"vitastor/internal/meta"
+	"vitastor/internal/wire"
+	"vitastor/libclient/client"
+)
+
+const (
+	// recoverPatience is for the kernel to notice that a server has died, and to
+	// take its requests back.
+	recoverPatience = 30 * time.Second
+	recoverPause    = 50 * time.Millisecond
+)
+
+// orphan is the device to take over: the given one, if it has no server any more,
+// or one of the same image. nil = make a new one.
+func (m *mapping) orphan() (*ublkproto.DevInfo, error) {
+	devices := m.tool.Kernel.Devices()
+	if m.given {
+		devices = []uint32{m.device}
+	}
+	var failed error
+	for _, device := range devices {
+		i, err := m.control.info(device)
+		if err != nil {
+			failed = err
+			continue
+		}
+		switch dead := m.tool.dead(&i); {
+		case m.given && !dead:
+			return nil, fmt.Errorf("%s is served by process %d: `vitastor-ublk unmap %[1]s` detaches it", blockPath(device), i.ServerPID)
+		case !dead || i.State == ublkproto.Dead && !m.given || i.Mark != markOf(m.target) && !m.given:
+			continue
+		}
+		return &i, m.fits(&i)
+	}
+	switch {
+	case m.recover && m.given:
+		return nil, failed
+	case m.recover:
+		return nil, fmt.Errorf("%v has no device without a server: `vitastor-ublk ls` lists devices", m.target)
+	}
+	return nil, nil // a new one
+}
+
+// fits tells why a dead device must not be served with this image.
+func (m *mapping) fits(i *ublkproto.DevInfo) error {
+	name := blockPath(i.Device)
+	ours := i.Mark == markOf(m.target)
+	switch {
+	case i.State == ublkproto.Dead:
+		return fmt.Errorf("%s exists, but cannot be served: it was not started, or has ended; `vitastor-ublk unmap %[1]s` removes it", name)
+	case i.Flags&ublkproto.UserRecovery == 0:
+		return fmt.Errorf("%s cannot be recovered, because it was made without that: `vitastor-ublk unmap %[1]s` removes it", name)
+	case m.recover && (ours || m.force || i.Mark == 0): // 0: made by the reference
+		return nil
+	case ours: // what somebody means who maps the same image again
+		return nil
+	case m.recover:
+		return fmt.Errorf("%s was made for another image than %v; --force serves it with this one", name, m.target)
+	}
+	return fmt.Errorf("%s exists and has no server: map it with --recover and the image that it had, or unmap it", name)
+}
+
+// takeOver makes us the server of a device.
+func (m *mapping) takeOver(i ublkproto.DevInfo) (err error) {
+	m.recovered = true
+	for began := time.Now(); ; time.Sleep(recoverPause) {
+		if err = m.control.do(ublkproto.StartUserRecovery, &i, 0, nil); !isAny(err, syscall.EBUSY) || time.Since(began) > recoverPatience {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if m.info, err = m.control.info(i.Device); err != nil {
+		return err
+	}
+	if m.info.Tags() > tagsMax {
+		return fmt.Errorf("%s has %d queues of %d requests: more than %d requests cannot be served", blockPath(i.Device), m.info.Queues, m.info.Depth, tagsMax)
+	}
+	if m.params, err = m.control.params(&m.info); err != nil {
+		return err
+	}
+	m.tool.log.Info("the device gets a new server", "device", blockPath(i.Device), "image", m.target.String())
+	return m.syncForDead()
+}
+
+// syncForDead makes durable what the dead server has written. The kernel will ask
+// for that by FLUSH, and only OSDs know that there is something: our client has
+// not written anything yet.
+func (m *mapping) syncForDead() error {
+	if !m.diskInfo().WriteCache {
+		return nil
+	}
+	return m.cluster.Do(func(done func(error)) {
+		c := m.cluster.Client
+		osds := c.View().OSDs()
+		left := len(osds)
+		var failed error
+		for _, n := range osds {
+			r := &client.Raw{OSD: n}
+			(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&r.Op.Packet)
+			r.Done = func(r *client.Raw) {
+				// An OSD that dies now has lost what was not durable, as at any time.
+				if v := r.Op.Retval; v.Failed() && v != wire.EPIPE {
+					failed = errors.Join(failed, syncError(r.OSD, v))
+				}
+				if left--; left == 0 {
+					done(failed)
+				}
+			}
+			c.Request(r)
+		}
+		if left == 0 {
+			done(nil)
+		}
+	})
+}
+
+func syncError(n meta.OSDNum, v wire.Retval) error {
+	return fmt.Errorf("OSD %d cannot make writes of the former server durable: %w", n, v.Errno())
+}
