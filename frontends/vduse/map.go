@@ -227,7 +227,8 @@ func (m *mapping) open() (err error) {
 		return err
 	}
 	m.server, err = newServer(serverConfig{loop: m.cluster.Loop, env: m.cluster.Env, log: m.tool.log, disk: m.disk, serial: m.name,
-		readOnly: m.state.ReadOnly, journal: m.journal, ended: func(err error) { m.ended <- err }})
+		readOnly: m.state.ReadOnly, noPacked: !m.takeOver && !m.command.flag("packed"), journal: m.journal,
+		ended: func(err error) { m.ended <- err }})
 	if err != nil {
 		m.disk.Close()
 		return err

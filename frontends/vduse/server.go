@@ -60,6 +60,7 @@ type serverConfig struct {
 	disk     blockdev.Disk
 	serial   string
 	readOnly bool
+	noPacked bool // packed rings are not offered
 	journal  *journal
 	// ended is called, on the loop, when the device cannot be served any more.
 	ended func(error)
@@ -94,7 +95,8 @@ func newServer(c serverConfig) (*server, error) {
 	s := &server{serverConfig: c}
 	var err error
 	s.blk, err = virtio.NewBlk(virtio.BlkConfig{Env: c.env, Disk: c.disk, Serial: c.serial, ReadOnly: c.readOnly,
-		Queues: c.journal.queues, QueueSize: int(c.journal.size), NoConfigWCE: true, Interrupt: s.interrupt, Broken: s.broken})
+		Queues: c.journal.queues, QueueSize: int(c.journal.size), NoConfigWCE: true, NoPacked: c.noPacked,
+		Interrupt: s.interrupt, Broken: s.broken})
 	if err != nil {
 		return nil, err
 	}

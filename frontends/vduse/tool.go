@@ -38,6 +38,7 @@ var usage = option.Tool{
 		{Name: "name", Value: "NAME", Doc: "map: name of the device on the vDPA bus (default: the image's, with _ for what is not possible in names)"},
 		{Name: "num_queues", Value: "NUMBER", Doc: "map: queues of requests (default: one per processor, 4 at most)"},
 		{Name: "queue_size", Value: "NUMBER", Doc: "map: requests in a queue, a power of two from 2 to 1024 (default 256)"},
+		{Name: "packed", Doc: "map: let the driver use packed rings"},
 		{Name: "recover", Value: "NAME", Doc: "map: serve a device again whose server has died, with the same image and options"},
 		{Name: "json", Doc: "ls: print JSON"},
 		{Name: "force", Doc: "unmap: also a device that is in use"},
