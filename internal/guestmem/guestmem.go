@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +42,7 @@ type Mapping struct {
 }
 
 // mapped counts mappings, for tests that look for leaks.
-var mapped int
+var mapped atomic.Int64
 
 // Map maps n bytes of a file from offset on; the caller is its first user. fd is
 // not needed afterwards. Errors say what is wrong with the range or the file.
@@ -77,7 +78,7 @@ func Map(fd int, offset, n uint64, writable bool) (*Mapping, error) {
 		return nil, fmt.Errorf("%d bytes at offset %d cannot be mapped: %w", n, offset, err)
 	}
 	unix.Madvise(whole, unix.MADV_DONTDUMP) // the guest's secrets; a kernel that cannot does not matter
-	mapped++
+	mapped.Add(1)
 	at := offset - from
 	return &Mapping{whole, whole[at : at+n : at+n], 1, stable || !regular}, nil
 }
@@ -122,11 +123,11 @@ func (m *Mapping) Release() {
 		invariant.Fail("guestmem: munmap of %d bytes: %v", len(m.whole), err)
 	}
 	m.whole, m.data = nil, nil
-	mapped--
+	mapped.Add(-1)
 }
 
 // Mapped is the number of mappings that exist.
-func Mapped() int { return mapped }
+func Mapped() int { return int(mapped.Load()) }
 
 // NewShared makes a file in memory of n zero bytes that cannot change its size,
 // and maps it. The descriptor is the caller's.
