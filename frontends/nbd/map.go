@@ -169,8 +169,13 @@ func (m *mapping) sockets() (fds []int, err error) {
 // kernelOptions are what the kernel has to know of the image.
 func (m *mapping) kernelOptions() (o netlink.Options, err error) {
 	config := &m.cluster.Options
-	o = netlink.Options{ClientFlags: m.clientFlags, TimeoutSeconds: uint64(config.NBDTimeout.Seconds()),
-		DeadConnSeconds: uint64(config.NBDConnTimeout.Seconds())}
+	o = netlink.Options{ClientFlags: m.clientFlags, TimeoutSeconds: uint64(config.NBDTimeout.Seconds())}
+	if m.netlink {
+		o.DeadConnSeconds = uint64(config.NBDConnTimeout.Seconds())
+	}
+	if o.TimeoutSeconds == 0 && m.connections > 1 {
+		o.TimeoutSeconds = patience(o.DeadConnSeconds)
+	}
 	err = m.cluster.Do(func(done func(error)) {
 		o.SizeBytes, o.BlockBytes = kernelSize(m.disk.Info().SizeBytes)
 		flags := m.server.describe(&export{disk: m.disk}).Flags
@@ -178,6 +183,19 @@ func (m *mapping) kernelOptions() (o netlink.Options, err error) {
 		done(nil)
 	})
 	return o, err
+}
+
+// patience is the timeout of requests on several connections if none was asked
+// for. Linux knows "never" for one connection only. Of several it gives up one
+// after 30 s, because it has others, and so all of them one after the other: in
+// the end a cluster that takes a minute's break costs the device. But it also
+// repeats requests of a killed server only then, where that is possible.
+func patience(deadConnSeconds uint64) uint64 {
+	const longest = 30 * 24 * 3600 // in jiffies it has to fit into 32 bits
+	if deadConnSeconds == 0 {
+		return longest
+	}
+	return deadConnSeconds
 }
 
 // kernelSize is the size of a device, and its blocks. They are of 4 KiB, unless

@@ -212,9 +212,10 @@ func (s *served) mapped() {
 		s.Errorf("%q %q", k.events, m.out.String())
 	}
 	// Read-only, a device that is given, and the end by unmap.
-	m = s.mapWith(k, "map", "/dev/nbd3", "--image", "image1", "--foreground", "1", "--readonly")
+	m = s.mapWith(k, "map", "/dev/nbd3", "--image", "image1", "--foreground", "1", "--readonly", "--connections", "2")
 	d = m.device()
-	if d.index != 3 || d.options.ServerFlags&uint64(nbdproto.ReadOnly) == 0 || d.options.BlockBytes != 4096 {
+	if d.index != 3 || d.options.ServerFlags&uint64(nbdproto.ReadOnly) == 0 || d.options.BlockBytes != 4096 ||
+		d.options.TimeoutSeconds < 86400 { // the kernel's 30 s would end the device when the cluster has a break
 		s.Errorf("%+v", d)
 	}
 	d.conns[0].send(request(nbdproto.CmdWrite, 1, 0, 512), data[:512])
@@ -261,9 +262,9 @@ func (s *served) mapBackground() {
 func (s *served) netlinkMapped() {
 	k := newFakeKernel()
 	m := s.mapWith(k, "netlink-map", "--image", "image2", "--foreground", "1", "--nbd_conn_timeout", "60", "--nbd_ro", "1",
-		"--nbd_destroy_on_disconnect", "1")
+		"--nbd_destroy_on_disconnect", "1", "--connections", "2")
 	d := m.device()
-	if d.index != 2 || d.options.DeadConnSeconds != 60 || d.options.ClientFlags != netlink.DestroyOnDisconnect ||
+	if d.index != 2 || d.options.DeadConnSeconds != 60 || d.options.TimeoutSeconds != 60 || d.options.ClientFlags != netlink.DestroyOnDisconnect ||
 		d.options.ServerFlags&uint64(nbdproto.ReadOnly) == 0 {
 		s.Errorf("%+v", d)
 	}
@@ -274,6 +275,9 @@ func (s *served) netlinkMapped() {
 	}
 	m = s.mapWith(k, "netlink-revive", "/dev/nbd2", "--image", "image2", "--foreground", "1")
 	d = m.device()
+	if d.options.TimeoutSeconds != 0 {
+		s.Errorf("requests time out: %+v", d.options)
+	}
 	d.conns[0].send(request(nbdproto.CmdRead, 5, 0, 4096))
 	if cookie, e := d.conns[0].simple(); cookie != 5 || e != 0 {
 		s.Error(cookie, e)
