@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds qemu-img, qemu-io and qemu-storage-daemon of Debian's QEMU 7.2 with
-# patches/qemu-blockdev.patch into DIR, and the driver as their module: about
-# 15 minutes on two cores. A distribution would do the same in its package of QEMU,
+# patches/qemu-blockdev.patch into DIR, and the driver as their module: 5 to 10
+# minutes on two cores. A distribution would do the same in its package of QEMU,
 # for all programs.
 #
 #   apt-get install meson ninja-build libglib2.0-dev zlib1g-dev pkg-config

@@ -49,7 +49,7 @@ func TestPatch(t *testing.T) {
 func TestBlockdev(t *testing.T) {
 	c := setUp(t)
 	if os.Getenv(patchedQEMU) == "" {
-		t.Skip("needs a patched QEMU: " + patchedQEMU + " has to name a folder made by qemu-plugin/patched.sh (15 minutes)")
+		t.Skip("needs a patched QEMU: " + patchedQEMU + " has to name a folder made by qemu-plugin/patched.sh (5 to 10 minutes)")
 	}
 	name := newImage(t, 1, 16<<20)
 	socket := filepath.Join(t.TempDir(), "nbd")
