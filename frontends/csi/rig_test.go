@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -169,9 +170,24 @@ func newBench(t *testing.T) *bench {
 		b.stop()
 		if t.Failed() {
 			t.Log(b.log)
+			b.cleanHost()
 		}
 	})
 	return b
+}
+
+// cleanHost takes away what a failed test has left on this host.
+func (b *bench) cleanHost() {
+	mounts, _ := readMounts()
+	for i := range slices.Backward(mounts) {
+		if strings.HasPrefix(mounts[i].target, b.dir) {
+			exec.Command("umount", mounts[i].target).Run()
+		}
+	}
+	devices, _ := b.config.Attachers[0].List(context.Background(), nil)
+	for i := range devices {
+		b.config.Attachers[0].Detach(context.Background(), devices[i])
+	}
 }
 
 // start runs the driver.

@@ -154,7 +154,15 @@ func (n *node) mountStaged(ctx context.Context, s *staging, a *Attachment) error
 	if s.readOnly() {
 		return nil
 	}
-	return f.grow(ctx, s.path) // the image may have become larger meanwhile
+	// The image may have become larger meanwhile. A volume that cannot be enlarged
+	// can still be used, and NodeExpandVolume tells why it cannot.
+	if err := f.grow(ctx, s.path); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		n.log.Warn("the file system keeps its size", "volume", s.Name, "err", err)
+	}
+	return nil
 }
 
 // NodeUnstageVolume implements the RPC.
