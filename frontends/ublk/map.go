@@ -167,6 +167,9 @@ func (m *mapping) obtain() error {
 	if i != nil {
 		return m.takeOver(*i)
 	}
+	if err = m.probe(); err != nil {
+		return err
+	}
 	d := m.diskInfo()
 	wanted := m.shape.info(d, markOf(m.target), m.control.features)
 	if m.given {
@@ -186,6 +189,27 @@ func (m *mapping) obtain() error {
 		m.control.remove(&m.info, false)
 	}
 	return err
+}
+
+// probe waits until the image can be read. Linux looks for partitions while it
+// starts a device: if the server is killed before that has ended, the device hangs
+// for ever (6.12), so that should not take long.
+func (m *mapping) probe() error {
+	read := make(chan syscall.Errno, 1)
+	m.cluster.Loop.Post(func() {
+		n := min(m.disk.Info().SizeBytes, page)
+		m.disk.Submit(&blockdev.Request{Kind: blockdev.Read, Bytes: n, Iov: [][]byte{make([]byte, n)},
+			Done: func(r *blockdev.Request) { read <- r.Err }})
+	})
+	select {
+	case e := <-read:
+		if e != 0 {
+			return fmt.Errorf("%v cannot be read: %w", m.target, e)
+		}
+		return nil
+	case <-m.tool.Signals:
+		return session.ErrStopped
+	}
 }
 
 // start serves the device and tells the driver.
@@ -211,7 +235,10 @@ func (m *mapping) start() error {
 	case <-m.tool.Signals:
 	}
 	m.cluster.Do(func(done func(error)) { m.server.Fail(); done(nil) })
-	<-started
+	select {
+	case <-started:
+	case <-m.ended:
+	}
 	return session.ErrStopped
 }
 
@@ -256,6 +283,7 @@ func (m *mapping) closeChannel() {
 		if m.watch != nil {
 			m.watch.Close()
 			m.server.Close()
+			m.tool.log.Info("served", "device", blockPath(m.info.Device), "requests", m.server.Stats.Requests, "errors", m.server.Stats.Errors)
 		}
 		if m.channel != nil {
 			m.channel.Close()
@@ -274,17 +302,15 @@ func (m *mapping) announce() error {
 // wait returns when the device was unmapped, or is left to the next server
 // because of a signal.
 func (m *mapping) wait() error {
-	for {
-		select {
-		case err := <-m.ended:
-			return m.unmapped(err)
-		case s := <-m.tool.Signals:
-			if m.leaves(s) {
-				return m.leave()
-			}
-			go m.control.do(ublkproto.StopDev, &m.info, 0, nil)
-			return m.removed(<-m.ended)
+	select {
+	case err := <-m.ended:
+		return m.unmapped(err)
+	case s := <-m.tool.Signals:
+		if m.leaves(s) {
+			return m.leave()
 		}
+		go m.control.do(ublkproto.StopDev, &m.info, 0, nil)
+		return m.removed(<-m.ended)
 	}
 }
 
@@ -313,7 +339,7 @@ func (m *mapping) leave() error {
 	case <-m.tool.Signals:
 	}
 	name := blockPath(m.info.Device)
-	m.tool.log.Warn(name+" waits for its next server: vitastor-ublk map --recover, or unmap", "device", name)
+	m.tool.log.Warn(name + " waits for its next server: vitastor-ublk map --recover, or unmap")
 	err := m.flush()
 	m.closeChannel()
 	return err

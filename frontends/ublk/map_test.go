@@ -389,9 +389,17 @@ func (r *rig) stuck() {
 		return nil
 	})
 	r.run(0, "", "unmap", "--force", "0")
-	waits.exits(1, "does not exist") // by the other
+	waits.exits(0, "")
 	if _, e := io.wait(r.T); e != syscall.EIO || len(r.k.killed) != 1 {
 		r.Errorf("%v, killed %v", e, r.k.killed)
+	}
+	// Nothing is begun while the image cannot be read.
+	late := r.start("map", "--image", "image2")
+	time.Sleep(100 * time.Millisecond)
+	late.signals <- syscall.SIGINT
+	late.exits(1, "stopped")
+	if len(r.k.devices) != 0 {
+		r.Errorf("%v is left", r.k.devices)
 	}
 	for n := range meta.OSDNum(2) {
 		if err := r.c.OSD(n + 1).Thaw(); err != nil {

@@ -69,7 +69,7 @@ func (s *shape) info(d blockdev.Info, mark uint64, features ublkproto.Features) 
 // where they need a flush. Here it is the other way round.
 func (s *shape) params(d blockdev.Info, i *ublkproto.DevInfo) ublkproto.Params {
 	logical := logicalBytes(d.SizeBytes, uint64(d.GranuleBytes))
-	granule := max(uint64(min(d.GranuleBytes, page)), logical)
+	granule := max(powerPart(uint64(d.GranuleBytes)), logical)
 	object := max(powerPart(d.ObjectBytes), granule)
 	p := ublkproto.Params{LogicalShift: shift(logical), PhysicalShift: shift(granule), MinimalShift: shift(granule),
 		OptimalShift: shift(object), MaxSectors: i.RequestBytes / sector, Sectors: d.SizeBytes / logical * logical / sector}

@@ -1,11 +1,11 @@
 package ublk
 
 import (
-	"errors"
 	"fmt"
 	"syscall"
 	"time"
 
+	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/ublk/ublkproto"
 	"vitastor/internal/meta"
 	"vitastor/internal/wire"
@@ -100,18 +100,39 @@ func (m *mapping) syncForDead() error {
 	if !m.diskInfo().WriteCache {
 		return nil
 	}
-	return m.cluster.Do(func(done func(error)) {
+	var osds []meta.OSDNum
+	m.cluster.Do(func(done func(error)) { osds = m.cluster.Client.View().OSDs(); done(nil) })
+	for {
+		unreached, err := m.sync(osds)
+		if err != nil || len(unreached) == 0 {
+			return err
+		}
+		osds = unreached
+		select {
+		case <-time.After(recoverPause):
+		case <-m.tool.Signals:
+			return session.ErrStopped
+		}
+	}
+}
+
+// sync sends a SYNC to OSDs. The result are those that run and could not be
+// reached; what was not durable in those that do not run any more is lost, as at any
+// time.
+func (m *mapping) sync(osds []meta.OSDNum) (unreached []meta.OSDNum, err error) {
+	err = m.cluster.Do(func(done func(error)) {
 		c := m.cluster.Client
-		osds := c.View().OSDs()
 		left := len(osds)
 		var failed error
 		for _, n := range osds {
 			r := &client.Raw{OSD: n}
 			(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&r.Op.Packet)
 			r.Done = func(r *client.Raw) {
-				// An OSD that dies now has lost what was not durable, as at any time.
-				if v := r.Op.Retval; v.Failed() && v != wire.EPIPE {
-					failed = errors.Join(failed, syncError(r.OSD, v))
+				switch v := r.Op.Retval; {
+				case v == wire.EPIPE && c.View().OSD(r.OSD) != nil:
+					unreached = append(unreached, r.OSD)
+				case v.Failed() && v != wire.EPIPE:
+					failed = fmt.Errorf("OSD %d cannot make writes of the former server durable: %w", r.OSD, v.Errno())
 				}
 				if left--; left == 0 {
 					done(failed)
@@ -119,12 +140,9 @@ func (m *mapping) syncForDead() error {
 			}
 			c.Request(r)
 		}
-		if left == 0 {
+		if len(osds) == 0 {
 			done(nil)
 		}
 	})
-}
-
-func syncError(n meta.OSDNum, v wire.Retval) error {
-	return fmt.Errorf("OSD %d cannot make writes of the former server durable: %w", n, v.Errno())
+	return unreached, err
 }

@@ -43,10 +43,11 @@ func (t *Tool) unmap(c *command) error {
 			return fmt.Errorf("%w: --force unmaps anyway", err)
 		}
 	}
-	if err := t.stop(control, &i, c.flag("force")); err != nil {
-		return err
+	err = t.stop(control, &i, c.flag("force"))
+	if err == nil {
+		err = control.remove(&i, c.flag("wait"))
 	}
-	if err := control.remove(&i, c.flag("wait")); err != nil {
+	if err != nil && !isAny(err, syscall.ENODEV) { // somebody else has unmapped it meanwhile
 		return err
 	}
 	return daemon.RemoveState(stateKind, stateName(device))
