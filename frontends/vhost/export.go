@@ -2,7 +2,7 @@
 // vhost-user-blk, to which a hypervisor (the front-end, such as QEMU) connects
 // over a unix socket. It is the program vitastor-vhost.
 //
-//	socket ─▶ session: messages, memory, eventfds ─▶ virtio.Blk ─▶ blockdev.Disk
+//	socket ─▶ client: messages, memory, eventfds ─▶ virtio.Blk ─▶ blockdev.Disk
 //	guest  ◀────── rings and data in shared memory ──────┘
 //
 // A socket has one client at a time; the next one waits until that has gone.
@@ -61,8 +61,8 @@ type Export struct {
 	log      *slog.Logger
 	listener int         // -1 = closed
 	watch    *loop.Watch // nil while nobody is accepted
-	active   *session
-	draining []*session
+	active   *client
+	draining []*client
 	closed   func() // of Close
 	served   Stats  // of former clients
 }
@@ -136,7 +136,7 @@ func (x *Export) accept() {
 		x.log.Error("a client cannot be accepted", "err", e)
 		return
 	}
-	s, err := newSession(x, fd)
+	s, err := newClient(x, fd)
 	if err != nil {
 		x.log.Error("a client cannot be served", "err", err)
 		sys.Close(fd)
@@ -150,7 +150,7 @@ func (x *Export) accept() {
 
 // left is called when the active client has gone; it may have requests in
 // flight.
-func (x *Export) left(s *session) {
+func (x *Export) left(s *client) {
 	x.active = nil
 	x.draining = append(x.draining, s)
 	if err := x.listen(); err != nil {
@@ -159,9 +159,9 @@ func (x *Export) left(s *session) {
 }
 
 // drained is called when nothing of a former client is in flight any more.
-func (x *Export) drained(s *session) {
+func (x *Export) drained(s *client) {
 	x.served.add(s)
-	x.draining = slices.DeleteFunc(x.draining, func(o *session) bool { return o == s })
+	x.draining = slices.DeleteFunc(x.draining, func(o *client) bool { return o == s })
 	if err := x.listen(); err != nil {
 		x.log.Error("no more clients", "err", err)
 	}
@@ -208,7 +208,7 @@ func (x *Export) Stats() Stats {
 	return s
 }
 
-func (s *Stats) add(o *session) {
+func (s *Stats) add(o *client) {
 	for i := range o.rings {
 		q := o.blk.Stats(i)
 		s.Reads += q.Reads

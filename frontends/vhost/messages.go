@@ -16,7 +16,7 @@ var errLater = errors.New("answered later")
 var errShort = errors.New("the message does not have the fields that it should")
 
 // execute does what a message wants. reply is its own answer, if it has one.
-func (s *session) execute(m request, p *payload) (reply []byte, err error) {
+func (s *client) execute(m request, p *payload) (reply []byte, err error) {
 	switch m {
 	case getFeatures:
 		return u64(s.offered()), nil
@@ -51,7 +51,7 @@ func (s *session) execute(m request, p *payload) (reply []byte, err error) {
 }
 
 // executeMemory is execute for messages about shared memory.
-func (s *session) executeMemory(m request, p *payload) (reply []byte, err error) {
+func (s *client) executeMemory(m request, p *payload) (reply []byte, err error) {
 	switch m {
 	case setMemTable:
 		list := p.regions()
@@ -96,7 +96,7 @@ func (p *payload) check(do func(uint64) error, v uint64) error {
 	return do(v)
 }
 
-func (s *session) setFeatures(f uint64) error {
+func (s *client) setFeatures(f uint64) error {
 	if bad := f &^ s.offered(); bad != 0 {
 		return fmt.Errorf("features %#x are accepted, which were not offered", bad)
 	}
@@ -110,7 +110,7 @@ func (s *session) setFeatures(f uint64) error {
 	return nil
 }
 
-func (s *session) setProtocol(f uint64) error {
+func (s *client) setProtocol(f uint64) error {
 	if bad := f &^ protocolOffered; bad != 0 {
 		return fmt.Errorf("protocol features %#x are accepted, which were not offered", bad)
 	}
@@ -119,7 +119,7 @@ func (s *session) setProtocol(f uint64) error {
 }
 
 // updateLog makes rings log, or not.
-func (s *session) updateLog() {
+func (s *client) updateLog() {
 	var log virtio.Log
 	if s.features&featureLogAll != 0 && s.log != nil {
 		log = s.log
@@ -130,7 +130,7 @@ func (s *session) updateLog() {
 }
 
 // setLog takes the bitmap of a migration.
-func (s *session) setLog(p *payload) ([]byte, error) {
+func (s *client) setLog(p *payload) ([]byte, error) {
 	a := p.logArea()
 	if p.bad || len(s.fds) != 1 {
 		return nil, errShort
@@ -148,14 +148,14 @@ func (s *session) setLog(p *payload) ([]byte, error) {
 }
 
 // ring finds a ring.
-func (s *session) ring(index uint32) (*ring, error) {
+func (s *client) ring(index uint32) (*ring, error) {
 	if int64(index) >= int64(len(s.rings)) {
 		return nil, fmt.Errorf("ring %d of %d", index, len(s.rings))
 	}
 	return s.rings[index], nil
 }
 
-func (s *session) ringState(m request, p *payload) ([]byte, error) {
+func (s *client) ringState(m request, p *payload) ([]byte, error) {
 	v := p.vringState()
 	if p.bad {
 		return nil, errShort
@@ -180,7 +180,7 @@ func (s *session) ringState(m request, p *payload) ([]byte, error) {
 }
 
 // whenStopped stops rings, reads no messages meanwhile, and answers then.
-func (s *session) whenStopped(rings []*ring, answer func()) {
+func (s *client) whenStopped(rings []*ring, answer func()) {
 	s.pause()
 	left := len(rings)
 	one := func() {
@@ -200,7 +200,7 @@ func (s *session) whenStopped(rings []*ring, answer func()) {
 	}
 }
 
-func (s *session) setAddr(p *payload) error {
+func (s *client) setAddr(p *payload) error {
 	a := p.vringAddr()
 	if p.bad {
 		return errShort
@@ -213,7 +213,7 @@ func (s *session) setAddr(p *payload) error {
 }
 
 // setFD takes an eventfd of a ring.
-func (s *session) setFD(m request, p *payload) error {
+func (s *client) setFD(m request, p *payload) error {
 	v := p.vringFD()
 	if p.bad {
 		return errShort
@@ -250,7 +250,7 @@ func replaceFD(old *int, fd int) {
 	*old = fd
 }
 
-func (s *session) setBackend() error {
+func (s *client) setBackend() error {
 	fd, err := s.takeFD()
 	if err != nil {
 		return err
@@ -260,7 +260,7 @@ func (s *session) setBackend() error {
 }
 
 // config reads or writes the configuration space.
-func (s *session) config(m request, p *payload) ([]byte, error) {
+func (s *client) config(m request, p *payload) ([]byte, error) {
 	c := p.configSpace()
 	if p.bad {
 		return nil, errShort
@@ -281,7 +281,7 @@ func (s *session) config(m request, p *payload) ([]byte, error) {
 }
 
 // reset stops everything and forgets what was negotiated about the device.
-func (s *session) reset() error {
+func (s *client) reset() error {
 	for _, r := range s.rings {
 		r.started, r.enabled = false, false
 	}
@@ -304,12 +304,12 @@ func (s *session) reset() error {
 const inflightAlign = 64
 
 // stride is the distance of the areas of two queues.
-func (s *session) stride(descs uint16) uint64 {
+func (s *client) stride(descs uint16) uint64 {
 	n := virtio.InflightBytes(descs, s.features&virtio.FeaturePacked != 0)
 	return uint64((n + inflightAlign - 1) &^ (inflightAlign - 1))
 }
 
-func (s *session) checkInflight(a inflightArea) error {
+func (s *client) checkInflight(a inflightArea) error {
 	if int(a.queues) > len(s.rings) || a.queues == 0 || a.queueDescs == 0 || a.queueDescs > virtio.QueueSizeMax {
 		return fmt.Errorf("requests in flight of %d queues of %d descriptors: %d queues of up to %d are possible",
 			a.queues, a.queueDescs, len(s.rings), virtio.QueueSizeMax)
@@ -318,7 +318,7 @@ func (s *session) checkInflight(a inflightArea) error {
 }
 
 // makeInflight gives the client memory that will survive us.
-func (s *session) makeInflight(p *payload) error {
+func (s *client) makeInflight(p *payload) error {
 	a := p.inflightArea()
 	if p.bad {
 		return errShort
@@ -339,7 +339,7 @@ func (s *session) makeInflight(p *payload) error {
 
 // setInflight takes the memory of requests in flight, also that of a back-end
 // that has died.
-func (s *session) setInflight(p *payload) error {
+func (s *client) setInflight(p *payload) error {
 	a := p.inflightArea()
 	if p.bad || len(s.fds) != 1 {
 		return errShort

@@ -16,7 +16,7 @@ const pollInterval = 100 * time.Microsecond
 
 // ring is what a client says about a virtqueue.
 type ring struct {
-	s *session
+	s *client
 	i int
 
 	num   uint32
@@ -34,7 +34,7 @@ type ring struct {
 	onStop  []func() // when it has stopped; nil = it is not being stopped
 }
 
-func newRing(s *session, i int) *ring {
+func newRing(s *client, i int) *ring {
 	r := &ring{s: s, i: i, kick: -1, call: -1, err: -1}
 	r.poll.Fire = r.polled
 	return r

@@ -259,7 +259,10 @@ func TestManyQueues(t *testing.T) {
 	f := r.dial(frontend.Options{Queues: 4, EventIdx: true, Size: 64})
 	var wg sync.WaitGroup
 	for i := range 4 {
-		wg.Go(func() { churn(t, f.Queue(i), uint64(i)*1024, 3000) })
+		wg.Go(func() {
+			left := 3000
+			churn(t, f.Queue(i), uint64(i)*1024, func() bool { left--; return left > 0 })
+		})
 	}
 	wg.Wait()
 	r.on(func() {
@@ -269,9 +272,9 @@ func TestManyQueues(t *testing.T) {
 	})
 }
 
-// churn keeps all slots of a queue busy, with writes and reads of blocks that
-// each slot has for itself.
-func churn(t *testing.T, q *frontend.Queue, from uint64, count int) {
+// churn keeps all slots of a queue busy while more says so, with writes and
+// reads of blocks that each slot has for itself.
+func churn(t *testing.T, q *frontend.Queue, from uint64, more func() bool) {
 	written := make([]byte, q.Slots())
 	reading := make([]bool, q.Slots())
 	submit := func(i int) {
@@ -280,7 +283,7 @@ func churn(t *testing.T, q *frontend.Queue, from uint64, count int) {
 			q.Add(i, frontend.In, sector, 4096)
 			return
 		}
-		written[i] = byte(count%250) + 1
+		written[i] = written[i]%250 + 1
 		for j := range q.Data(i) {
 			q.Data(i)[j] = written[i]
 		}
@@ -303,7 +306,7 @@ func churn(t *testing.T, q *frontend.Queue, from uint64, count int) {
 			t.Errorf("slot %d: status %d, or something else was read", i, status)
 			return
 		}
-		if count--; count > 0 {
+		if more() {
 			submit(i)
 		} else {
 			busy--

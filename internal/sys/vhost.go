@@ -82,19 +82,16 @@ func AcceptUnix(listener int) (fd int, e syscall.Errno) {
 	}
 }
 
-// DialUnix connects to a unix socket; the descriptor does not block.
+// DialUnix connects to a unix socket, or fails at once: with EAGAIN if too many
+// wait there already.
 func DialUnix(path string) (int, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
 		Close(fd)
 		return -1, os.NewSyscallError("connect", err)
-	}
-	if e := SetNonblock(fd); e != 0 {
-		Close(fd)
-		return -1, e
 	}
 	return fd, nil
 }

@@ -38,7 +38,6 @@ type Queue struct {
 	wrap, useWrap bool
 	published     uint16
 	added         int // packed: descriptors since the last kick
-	Kicks         int
 	slots         []slot
 }
 
@@ -130,10 +129,13 @@ func newQueue(o Options, m *Memory, index, at int) (q *Queue, err error) {
 }
 
 // base is where the back-end is to begin, as SET_VRING_BASE wants it: where the
-// used ring is.
+// used ring is. A back-end that knows what is in flight knows better.
 func (q *Queue) base() uint32 {
 	if !q.o.Packed {
 		return uint32(guestmem.Load16(q.device, 2))
+	}
+	if q.o.Inflight {
+		return 1<<15 | 1<<31
 	}
 	v := uint32(q.used)
 	if q.useWrap {
@@ -307,7 +309,6 @@ func (q *Queue) wantsPacked() bool {
 
 // Kick tells the back-end that there is something.
 func (q *Queue) Kick() {
-	q.Kicks++
 	unix.Write(q.kick, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 

@@ -18,8 +18,8 @@ import (
 // their turn.
 const messagesPerEvent = 16
 
-// session is one client.
-type session struct {
+// client is one front-end and its device.
+type client struct {
 	x     *Export
 	fd    int
 	watch *loop.Watch // nil while no messages are read
@@ -45,8 +45,8 @@ type session struct {
 	running  int // rings that have been started and not stopped
 }
 
-func newSession(x *Export, fd int) (*session, error) {
-	s := &session{x: x, fd: fd, backend: -1}
+func newClient(x *Export, fd int) (*client, error) {
+	s := &client{x: x, fd: fd, backend: -1}
 	for i := range x.c.Queues {
 		s.rings = append(s.rings, newRing(s, i))
 	}
@@ -62,15 +62,15 @@ func newSession(x *Export, fd int) (*session, error) {
 }
 
 // offered are the features of the device and of the protocol.
-func (s *session) offered() uint64 { return s.blk.Features() | featureLogAll | featureProtocolFeatures }
+func (s *client) offered() uint64 { return s.blk.Features() | featureLogAll | featureProtocolFeatures }
 
 // read begins to read messages, pause ends that.
-func (s *session) read() (err error) {
+func (s *client) read() (err error) {
 	s.watch, err = s.x.c.Loop.Watch(s.fd, s.ready)
 	return err
 }
 
-func (s *session) pause() {
+func (s *client) pause() {
 	if s.watch != nil {
 		s.watch.Close()
 		s.watch = nil
@@ -78,7 +78,7 @@ func (s *session) pause() {
 }
 
 // ready receives what there is.
-func (s *session) ready() {
+func (s *client) ready() {
 	for range messagesPerEvent {
 		if s.dead || s.watch == nil {
 			return
@@ -98,7 +98,7 @@ func (s *session) ready() {
 
 // receive reads a part of a message; ok = it is complete. A part is never more
 // than the head or the body of one, so that descriptors are those of this one.
-func (s *session) receive() (ok bool, err error) {
+func (s *client) receive() (ok bool, err error) {
 	to := s.body
 	if !s.full {
 		to = s.head[:]
@@ -132,7 +132,7 @@ func (s *session) receive() (ok bool, err error) {
 }
 
 // handle executes a message and answers it.
-func (s *session) handle() {
+func (s *client) handle() {
 	h := s.h
 	reply, err := s.execute(h.request, &payload{b: s.body})
 	s.closeFDs()
@@ -157,7 +157,7 @@ func (s *session) handle() {
 func u64(v uint64) []byte { return binary.NativeEndian.AppendUint64(nil, v) }
 
 // reply answers a message.
-func (s *session) reply(r request, payload []byte, fds ...int) {
+func (s *client) reply(r request, payload []byte, fds ...int) {
 	if s.dead {
 		return
 	}
@@ -168,7 +168,7 @@ func (s *session) reply(r request, payload []byte, fds ...int) {
 
 // takeFD takes the only descriptor of a message, which belongs to the caller
 // then.
-func (s *session) takeFD() (int, error) {
+func (s *client) takeFD() (int, error) {
 	if len(s.fds) != 1 {
 		return -1, fmt.Errorf("%d file descriptors came where one is needed", len(s.fds))
 	}
@@ -178,7 +178,7 @@ func (s *session) takeFD() (int, error) {
 }
 
 // closeFDs closes what nobody has taken.
-func (s *session) closeFDs() {
+func (s *client) closeFDs() {
 	for _, fd := range s.fds {
 		sys.Close(fd)
 	}
@@ -186,14 +186,14 @@ func (s *session) closeFDs() {
 }
 
 // updateRings starts and stops rings as what is known of them wants.
-func (s *session) updateRings() {
+func (s *client) updateRings() {
 	for _, r := range s.rings {
 		r.update()
 	}
 }
 
 // configChanged tells the client that the configuration space has changed.
-func (s *session) configChanged() {
+func (s *client) configChanged() {
 	if s.backend < 0 || s.protocol&protocolConfig == 0 {
 		return
 	}
@@ -203,8 +203,8 @@ func (s *session) configChanged() {
 }
 
 // drop ends the connection; err says why, nil or io.EOF if there is nothing to
-// tell. Requests in flight go on, and the session with them.
-func (s *session) drop(err error) {
+// tell. Requests in flight go on, and the client with them.
+func (s *client) drop(err error) {
 	if s.dead {
 		return
 	}
@@ -222,9 +222,9 @@ func (s *session) drop(err error) {
 	s.drain()
 }
 
-// drain goes on when a dead session has nothing in flight any more: what it
+// drain goes on when a client that has left has nothing in flight any more: what it
 // wrote is made durable, then it is over.
-func (s *session) drain() {
+func (s *client) drain() {
 	if !s.dead || s.running > 0 || s.fd < 0 {
 		return
 	}
@@ -247,7 +247,7 @@ func (s *session) drain() {
 }
 
 // end gives back what the client has shared.
-func (s *session) end() {
+func (s *client) end() {
 	s.x.drained(s)
 	s.blk.Close()
 	s.mem.close()
@@ -262,7 +262,7 @@ func (s *session) end() {
 	}
 }
 
-func (s *session) dropInflight() {
+func (s *client) dropInflight() {
 	if s.inflight != nil {
 		s.inflight.Release()
 		s.inflight = nil
