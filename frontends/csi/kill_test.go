@@ -221,7 +221,7 @@ func (b *bench) at(name string) string {
 
 // attachments counts devices.
 func (b *bench) devices() string {
-	list, err := b.config.Attachers[0].List(context.Background(), nil)
+	list, err := b.driver.node.attached(context.Background())
 	b.must(err)
 	files, _ := filepath.Glob(filepath.Join(b.config.StateDir, "*.json"))
 	return fmt.Sprintf("%d devices, %d files", len(list), len(files))

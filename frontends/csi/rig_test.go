@@ -129,6 +129,7 @@ type bench struct {
 	controller spec.ControllerClient
 	node       spec.NodeClient
 	prefix     string // of volumes of this test
+	pool       string
 }
 
 // lockedBuffer is a log.
@@ -155,18 +156,29 @@ var benches atomic.Int64
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	r := theRig(t)
-	b := &bench{T: t, rig: r, dir: filepath.Join(r.dir, fmt.Sprintf("t%d", benches.Add(1))), log: &lockedBuffer{}}
-	b.prefix = filepath.Base(b.dir) + "-"
+	b := prepareBench(t, filepath.Join(r.dir, fmt.Sprintf("t%d", benches.Add(1))))
+	b.rig, b.pool = r, "rep"
+	b.config.ConfigPath, b.config.CLI = r.ConfigFile(), filepath.Join(r.dir, "vitastor-cli")
+	b.config.Attachers = []Attacher{&loopFiles{run: b.run, images: images{b.run, b.config.CLI}, dir: filepath.Join(b.dir, "devices")}}
+	b.start()
+	return b
+}
+
+// prepareBench makes a driver, which is to be told about its cluster and how to
+// attach before it is started.
+func prepareBench(t *testing.T, dir string) *bench {
+	t.Helper()
+	b := &bench{T: t, dir: dir, prefix: filepath.Base(dir) + "-", log: &lockedBuffer{}}
 	if err := os.Mkdir(b.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b.run = Exec{log}
-	b.config = Config{Endpoint: "unix://" + b.dir + "/s", Node: "node1", ConfigPath: r.ConfigFile(), StateDir: filepath.Join(b.dir, "state"),
-		CLI: filepath.Join(r.dir, "vitastor-cli"), Run: b.run, Log: log}
-	b.config.Attachers = []Attacher{&loopFiles{run: b.run, images: images{b.run, b.config.CLI}, dir: filepath.Join(b.dir, "devices")}}
-	b.start()
+	b.config = Config{Endpoint: "unix://" + b.dir + "/s", Node: "node1", StateDir: filepath.Join(b.dir, "state"), Run: b.run, Log: log}
 	t.Cleanup(func() {
+		if b.driver == nil {
+			return
+		}
 		b.stop()
 		if t.Failed() {
 			t.Log(b.log)
@@ -184,9 +196,9 @@ func (b *bench) cleanHost() {
 			exec.Command("umount", mounts[i].target).Run()
 		}
 	}
-	devices, _ := b.config.Attachers[0].List(context.Background(), nil)
+	devices, _ := b.driver.node.attached(context.Background())
 	for i := range devices {
-		b.config.Attachers[0].Detach(context.Background(), devices[i])
+		b.driver.node.detach(context.Background(), &devices[i])
 	}
 }
 
@@ -222,12 +234,14 @@ func (b *bench) restart(run Runner) {
 	b.driver.kill()
 	<-b.serving
 	b.config.Run = run
-	b.config.Attachers[0].(*loopFiles).run = run
+	if l, is := b.config.Attachers[0].(*loopFiles); is {
+		l.run = run
+	}
 	b.start()
 }
 
 func (b *bench) context() context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	b.Cleanup(cancel)
 	return ctx
 }
@@ -268,7 +282,7 @@ func blockCapability(mode mode) *spec.VolumeCapability {
 func (b *bench) request(name string, bytes int64, source *spec.VolumeContentSource) *spec.CreateVolumeRequest {
 	return &spec.CreateVolumeRequest{Name: name, CapacityRange: &spec.CapacityRange{RequiredBytes: bytes},
 		VolumeCapabilities:  []*spec.VolumeCapability{mountCapability(singleNodeWriter, "")},
-		Parameters:          map[string]string{"poolId": "rep", "volumePrefix": b.prefix},
+		Parameters:          map[string]string{"poolId": b.pool, "volumePrefix": b.prefix},
 		VolumeContentSource: source}
 }
 
@@ -342,12 +356,12 @@ func (b *bench) leftovers() string {
 			out = append(out, "mount: "+m.target)
 		}
 	}
-	devices, err := b.config.Attachers[0].List(context.Background(), nil)
+	devices, err := b.driver.node.attached(context.Background())
 	b.must(err)
 	for _, d := range devices {
 		out = append(out, "device: "+d.Device+" of "+d.Image)
 	}
-	files, _ := filepath.Glob(filepath.Join(b.config.StateDir, "*"))
+	files, _ := filepath.Glob(filepath.Join(b.config.StateDir, "*.json*"))
 	return strings.Join(append(out, files...), "\n")
 }
 
