@@ -37,18 +37,19 @@ func (t *Tool) mapped() map[string]mapped {
 	found := map[string]mapped{}
 	for name, s := range t.states() {
 		m := mapped{"name": name, "interface": kind}
-		if s.Image != "" {
-			m["image"] = s.Image
+		// Who looks for an image wants one that is served.
+		if served(name) {
+			m["pid"], m["image"] = s.PID, s.Image
 		} else {
+			m["dead"], m["last_image"] = true, s.Image
+		}
+		if s.Image == "" {
+			delete(m, "image")
+			delete(m, "last_image")
 			m["pool"], m["inode"], m["size"] = s.Pool, s.Inode, s.SizeBytes
 		}
 		if s.ReadOnly {
 			m["readonly"] = true
-		}
-		if served(name) {
-			m["pid"] = s.PID
-		} else {
-			m["dead"] = true
 		}
 		device := t.Kernel.BlockDevice(name)
 		if device == "" {

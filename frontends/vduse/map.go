@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"syscall"
 
 	"vitastor/frontends/blockdev"
 	"vitastor/frontends/blockdev/daemon"
 	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/vduse/uapi"
 	"vitastor/frontends/virtio"
+	"vitastor/internal/schema/option"
 )
 
 const (
@@ -68,6 +70,7 @@ func (m *mapping) settings() (err error) {
 	if err != nil {
 		return err
 	}
+	withoutWriteBack(&c.Options)
 	m.state = newState(target, c.flag("readonly"), c.Options, os.Getpid())
 	if m.name = c.Flags["name"]; m.name != "" {
 		return uapi.CheckName(m.name)
@@ -78,6 +81,15 @@ func (m *mapping) settings() (err error) {
 	}
 	m.name = uapi.MakeName(text)
 	return nil
+}
+
+// withoutWriteBack. Compat: the reference allows write-back caching. A server that
+// is killed would take with it what was written, while the device lives on.
+func withoutWriteBack(o *option.Layer) {
+	const name = "client_writeback_allowed"
+	if o.Values.Get(name) == nil {
+		o.Values.SetString(name, "false")
+	}
 }
 
 func (m *mapping) numbers() error {
@@ -160,8 +172,8 @@ func (m *mapping) run(ready func(block string)) (err error) {
 	case err = <-m.ended:
 		m.left = true
 		return err
-	case <-m.tool.Signals:
-		return m.leave()
+	case sig := <-m.tool.Signals:
+		return m.leave(sig)
 	}
 }
 
@@ -275,7 +287,16 @@ func (m *mapping) create() error {
 
 // resume goes on with a device whose server has died.
 func (m *mapping) resume() error {
-	if err := m.do(m.open); err != nil {
+	cached := false
+	err := m.do(func() error {
+		err := m.open()
+		cached = err == nil && m.disk.Info().WriteCache
+		return err
+	})
+	if err == nil && cached {
+		err = m.cluster.MakeDurable()
+	}
+	if err != nil {
 		return err
 	}
 	device, err := m.tool.Kernel.Open(m.name)
@@ -295,32 +316,37 @@ func (m *mapping) resume() error {
 	return daemon.SaveState(kind, m.name, m.state)
 }
 
-// leave ends the server. A device that is in use stays for the next one.
-func (m *mapping) leave() error {
+// leave ends the server. SIGTERM leaves the device to the next server; SIGINT
+// removes it, unless it is in use. One that is detached is removed: that is unmap.
+func (m *mapping) leave(sig os.Signal) error {
 	k := m.tool.Kernel
-	m.left = true
-	if !k.Attached(m.name) {
-		m.left = false
+	if m.left = k.Attached(m.name); !m.left {
 		return nil
 	}
-	block := k.BlockDevice(m.name)
-	who := ""
-	if block != "" {
-		var err error
-		if who, err = k.InUse(block); err != nil {
-			who = err.Error()
+	why := "SIGTERM"
+	if sig != syscall.SIGTERM {
+		if why = m.user(); why == "" {
+			err := k.Detach(m.name)
+			m.left = err != nil
+			return err
 		}
 	}
-	if who != "" {
-		m.tool.log.Warn("the device stays without a server, its users wait: `vitastor-vduse map --recover "+m.name+"` goes on with it",
-			"device", block, "because", who)
-		return nil
-	}
-	if err := k.Detach(m.name); err != nil {
-		return err
-	}
-	m.left = false
+	m.tool.log.Warn("the device stays without a server, its users wait: `vitastor-vduse map --recover "+m.name+"` goes on with it",
+		"device", k.BlockDevice(m.name), "because", why)
 	return nil
+}
+
+// user says who uses the block device; "" = nobody.
+func (m *mapping) user() string {
+	block := m.tool.Kernel.BlockDevice(m.name)
+	if block == "" {
+		return ""
+	}
+	who, err := m.tool.Kernel.InUse(block)
+	if err != nil {
+		return err.Error()
+	}
+	return who
 }
 
 // cleanUp ends the server and removes what nobody needs any more. The journal is

@@ -299,9 +299,11 @@ func TestServe(t *testing.T) {
 		}
 		wg.Wait()
 		for _, q := range h.driver().queues {
+			q.mu.Lock()
 			if q.signal == 0 || q.added != q.completed {
 				h.Errorf("%d interrupts, %d requests, %d completed", q.signal, q.added, q.completed)
 			}
+			q.mu.Unlock()
 		}
 		h.must(h.k.Detach(deviceName))
 		s.leave()

@@ -53,12 +53,12 @@ const commandHelp = `Commands of vitastor-vduse:
   map     attach an image (--image NAME); prints the block device, /dev/vdX
           If the server of the device has died, map with the same image and name
           takes it over: its users have only waited. See also --recover.
-  unmap   detach a device: NAME, /dev/vdX or a link to it
+  unmap   detach a device: NAME, /dev/vdX or a link to it, or --image NAME
   ls      list the mapped images of this host (also: list, list-mapped)
 
-The server of a device runs in the background. When it gets SIGTERM or SIGINT it
-detaches the device; if that is in use, the device stays and waits for the next
-server.
+The server of a device runs in the background. After SIGTERM, as after its death,
+the device stays, and its users wait for the next server. After SIGINT the device
+is detached, unless it is in use.
 
 Examples:
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -21,20 +22,17 @@ const (
 
 // unmap is the command.
 func (t *Tool) unmap(c *command) error {
-	if c.device == "" {
-		return errors.New("which device? Use unmap NAME or unmap /dev/vdX; `vitastor-vduse ls` lists them")
-	}
-	name, err := t.find(c.device)
+	name, err := t.chosen(c)
 	if err != nil {
 		return err
 	}
 	s, force := t.states()[name], c.flag("force")
 	switch {
 	case s == nil && !t.Kernel.Exists(name):
-		return fmt.Errorf("%s is not mapped: `vitastor-vduse ls` lists what is", c.device)
+		return fmt.Errorf("%s is not mapped: `vitastor-vduse ls` lists what is", name)
 	case s == nil && !force:
 		return fmt.Errorf("%s is a VDUSE device, but nothing is known of a server of ours (%s): with --force it is removed nevertheless",
-			c.device, journalPath(name))
+			name, journalPath(name))
 	}
 	if block := t.Kernel.BlockDevice(name); block != "" && !force {
 		who, err := t.Kernel.InUse(block)
@@ -49,6 +47,32 @@ func (t *Tool) unmap(c *command) error {
 		return t.unmapServed(name, s)
 	}
 	return t.unmapDead(name)
+}
+
+// chosen is the name of the device that a command line means.
+func (t *Tool) chosen(c *command) (string, error) {
+	image := c.Flags["image"]
+	switch {
+	case c.device != "" && image != "":
+		return "", errors.New("use either a device or --image")
+	case c.device != "":
+		return t.find(c.device)
+	case image == "":
+		return "", errors.New("which device? Use unmap NAME, unmap /dev/vdX or unmap --image NAME; `vitastor-vduse ls` lists them")
+	}
+	var names []string
+	for name, s := range t.states() {
+		if s.Image == image {
+			names = append(names, name)
+		}
+	}
+	switch slices.Sort(names); len(names) {
+	case 0:
+		return "", fmt.Errorf("image %s is not mapped by vitastor-vduse: `vitastor-vduse ls` lists what is", image)
+	case 1:
+		return names[0], nil
+	}
+	return "", fmt.Errorf("image %s is mapped more than once: unmap one of %s", image, strings.Join(names, ", "))
 }
 
 // find takes a name, or the path of a device.
