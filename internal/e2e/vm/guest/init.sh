@@ -45,6 +45,9 @@ while read -r verb a b; do
 		sync
 		fstrim / || failed=yes
 		;;
+	size) # of the disk, in sectors
+		read -r sectors </sys/block/vda/size && echo "VM: size $sectors" || failed=yes
+		;;
 	halt)
 		sync
 		mount -o remount,ro / && echo "VM: done" && poweroff -f
