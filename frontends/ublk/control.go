@@ -158,6 +158,9 @@ func explain(command ublkproto.Control, device uint32, err error) error {
 	case e == syscall.EPERM || e == syscall.EACCES:
 		text += ": run as root; other users need a kernel since 6.3, and access to /dev/ublk-control and to devices of their own " +
 			"(see docs/usage/vitastor-ublk.md)"
+		if command == ublkproto.AddDev {
+			text += ", and may have as many as the parameter ublks_max of the module says"
+		}
 	case command == ublkproto.AddDev && e == syscall.EINVAL:
 		text += ": the kernel refuses these parameters (--queue_depth, --max_io_size, --queues)"
 	case command == ublkproto.AddDev && (e == syscall.ENOSPC || e == syscall.ENOMEM || e == syscall.EBUSY):

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"syscall"
 
@@ -62,7 +63,12 @@ func (m *mapping) settings(c *command) (err error) {
 	if m.target, err = session.TargetOf(c.Command); err != nil {
 		return err
 	}
-	m.options, m.pidfile = optionsOf(c.Command), c.Flags["pidfile"]
+	m.options = optionsOf(c.Command)
+	if m.pidfile = c.Flags["pidfile"]; m.pidfile != "" {
+		if m.pidfile, err = filepath.Abs(m.pidfile); err != nil {
+			return err
+		}
+	}
 	m.unpriv = c.flag("unpriv") || c.Flags["unpriv"] == "" && !m.tool.Kernel.Privileged()
 	m.shape.rotational, m.shape.readOnly = c.flag("hdd"), c.flag("readonly")
 	m.shape.queues, err = session.Number(c.Command, "queues", 1)
