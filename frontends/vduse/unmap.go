@@ -129,31 +129,39 @@ func (t *Tool) unmapDead(name string) error {
 	if err != nil {
 		return err
 	}
-	if t.Kernel.Attached(name) {
-		if err := t.detachDead(name, j); err != nil {
-			j.close()
-			return err
+	if err := t.removeDead(name, j); err != nil {
+		if j.memory == nil { // it is not a device of ours
+			return errors.Join(err, j.remove(name))
 		}
-	}
-	if t.Kernel.Exists(name) {
-		if err := t.Kernel.Destroy(name); err != nil {
-			j.close()
-			return err
-		}
+		j.close()
+		return err
 	}
 	return j.remove(name)
 }
 
-func (t *Tool) detachDead(name string, j *journal) error {
-	if err := j.load(); err != nil {
-		t.log.Warn("requests that the dead server had cannot be answered; if there are some, this waits for ever", "err", err)
-		if err := j.create(1, queueSizeDefault); err != nil {
+func (t *Tool) removeDead(name string, j *journal) error {
+	if t.Kernel.Attached(name) {
+		if err := t.detachDead(name, j); err != nil {
 			return err
 		}
 	}
+	if t.Kernel.Exists(name) {
+		return t.Kernel.Destroy(name)
+	}
+	return nil
+}
+
+func (t *Tool) detachDead(name string, j *journal) error {
 	device, err := t.Kernel.Open(name)
 	if err != nil {
 		return err
+	}
+	if err := j.load(); err != nil {
+		t.log.Warn("requests that the dead server had cannot be answered; if there are some, this waits for ever", "err", err)
+		if err := j.create(1, queueSizeDefault); err != nil {
+			device.Close()
+			return err
+		}
 	}
 	l, err := loop.New(loop.Options{Log: t.log})
 	if err != nil {
