@@ -49,10 +49,11 @@ var sections = []section{
 	{"fio", benchFio},
 	{"qemu", benchQEMU},
 	{"nbd", benchNBD},
+	{"vhost", benchVhost},
 }
 
 // slow sections take minutes: their rows are printed as they come.
-var slow = []string{"cluster", "recovery", "library", "fio", "qemu", "nbd"}
+var slow = []string{"cluster", "recovery", "library", "fio", "qemu", "nbd", "vhost"}
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == idleArgument {
@@ -64,6 +65,9 @@ func main() {
 	}
 	if len(os.Args) > 2 && os.Args[1] == nbdArgument {
 		os.Exit(runNBD(os.Args[2]))
+	}
+	if len(os.Args) > 3 && os.Args[1] == vhostArgument {
+		os.Exit(runVhostServer(os.Args[2], os.Args[3]))
 	}
 	only := flag.String("only", ".", "regular expression on section names")
 	rounds := flag.Int("rounds", 7, "paired runs of each comparison")
