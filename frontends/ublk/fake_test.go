@@ -31,6 +31,7 @@ type fakeKernel struct {
 	noModule bool
 	failOpen error
 	hold     chan struct{} // START_DEV waits for it, if it is set
+	slow     int           // so many START_USER_RECOVERY come before the driver knows that the server is dead
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -212,6 +213,9 @@ func (d *fakeDevice) do(c *Call) error {
 		case d.info.Flags&ublkproto.UserRecovery == 0:
 			return syscall.EINVAL
 		case d.channel != nil || d.info.State != ublkproto.Quiesced:
+			return syscall.EBUSY
+		case d.k.slow > 0:
+			d.k.slow--
 			return syscall.EBUSY
 		}
 		return nil

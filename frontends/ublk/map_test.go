@@ -244,6 +244,7 @@ func (r *rig) killed() {
 	r.run(1, "has no server: map it with --recover", "map", "5", "--image", "image1")
 	r.run(1, "made for another image", "map", "--recover", "5", "--image", "image1")
 	r.run(1, "has no device without a server", "map", "--recover", "--image", "image1")
+	r.k.slow = 2
 	second := r.start("map", "--image", "image2") // finds it
 	second.serving("/dev/ublkb5")
 	if n, e := io.wait(r.T); n != 8192 || e != 0 || !bytes.Equal(late, data) {

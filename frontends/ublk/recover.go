@@ -14,8 +14,9 @@ import (
 
 const (
 	// recoverPatience is for the kernel to notice that a server has died, and to
-	// take its requests back.
-	recoverPatience = 30 * time.Second
+	// take its requests back: milliseconds, unless the host is overloaded.
+	recoverPatience = 5 * time.Minute
+	recoverTell     = 5 * time.Second
 	recoverPause    = 50 * time.Millisecond
 )
 
@@ -72,12 +73,7 @@ func (m *mapping) fits(i *ublkproto.DevInfo) error {
 // takeOver makes us the server of a device.
 func (m *mapping) takeOver(i ublkproto.DevInfo) (err error) {
 	m.recovered = true
-	for began := time.Now(); ; time.Sleep(recoverPause) {
-		if err = m.control.do(ublkproto.StartUserRecovery, &i, 0, nil); !isAny(err, syscall.EBUSY) || time.Since(began) > recoverPatience {
-			break
-		}
-	}
-	if err != nil {
+	if err = m.startRecovery(&i); err != nil {
 		return err
 	}
 	if m.info, err = m.control.info(i.Device); err != nil {
@@ -91,6 +87,31 @@ func (m *mapping) takeOver(i ublkproto.DevInfo) (err error) {
 	}
 	m.tool.log.Info("the device gets a new server", "device", blockPath(i.Device), "image", m.target.String())
 	return m.syncForDead()
+}
+
+// startRecovery waits until the driver has taken the device from the dead server.
+func (m *mapping) startRecovery(i *ublkproto.DevInfo) error {
+	name, told := blockPath(i.Device), false
+	for began := time.Now(); ; {
+		err := m.control.do(ublkproto.StartUserRecovery, i, 0, nil)
+		if !isAny(err, syscall.EBUSY) || time.Since(began) > recoverPatience {
+			return err
+		}
+		if now, err := m.control.info(i.Device); err != nil {
+			return err
+		} else if !m.tool.dead(&now) {
+			return fmt.Errorf("%s is served by process %d, which was faster", name, now.ServerPID)
+		}
+		if !told && time.Since(began) > recoverTell {
+			told = true
+			m.tool.log.Warn("waiting for the kernel to take the device from its dead server", "device", name)
+		}
+		select {
+		case <-time.After(recoverPause):
+		case <-m.tool.Signals:
+			return session.ErrStopped
+		}
+	}
 }
 
 // syncForDead makes durable what the dead server has written. The kernel will ask
