@@ -306,12 +306,12 @@ func (t *Tool) unmap(c *command) error {
 	if err != nil {
 		return err
 	}
-	if c.name == "netlink-unmap" {
-		return t.Kernel.Disconnect(index)
-	}
 	if t.Kernel.PID(index) == 0 && !c.flag("force") {
 		return fmt.Errorf("%s is not mapped (there is no /sys/block/nbd%d/pid): `vitastor-nbd ls` lists mapped devices, --force disconnects anyway",
 			netlink.Path(index), index)
+	}
+	if c.name == "netlink-unmap" {
+		return t.Kernel.Disconnect(index)
 	}
 	return t.Kernel.Detach(index, c.flag("force"))
 }

@@ -331,7 +331,9 @@ func TestUnmap(t *testing.T) {
 		{[]string{"unmap", "/dev/nbd1"}, 0, "detach 1 false"},
 		{[]string{"unmap", "2"}, 1, ""},
 		{[]string{"unmap", "--force", "2"}, 0, "detach 2 true"},
-		{[]string{"netlink-unmap", "/dev/nbd3"}, 0, "disconnect 3"},
+		{[]string{"netlink-unmap", "/dev/nbd1"}, 0, "disconnect 1"},
+		{[]string{"netlink-unmap", "/dev/nbd3"}, 1, ""}, // the kernel would not mind
+		{[]string{"netlink-unmap", "/dev/nbd3", "--force"}, 0, "disconnect 3"},
 	} {
 		k.events = nil
 		var out, errs bytes.Buffer

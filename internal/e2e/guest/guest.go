@@ -76,9 +76,14 @@ func Run(ctx context.Context, c Config) (code int, err error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.Limit, ErrLimit)
 	defer cancel()
+	return c.boot(ctx, c.qemu(k, image))
+}
+
+// boot runs QEMU, once more if the machine does not come up.
+func (c *Config) boot(ctx context.Context, args []string) (int, error) {
 	for attempt := 1; ; attempt++ {
-		r := &running{config: &c, began: time.Now()}
-		code, err := r.run(ctx, c.qemu(k, image))
+		r := &running{config: c, began: time.Now()}
+		code, err := r.run(ctx, args)
 		if errors.Is(err, ErrNotUp) && attempt < attempts && ctx.Err() == nil {
 			c.Log("%v; once more", err)
 			continue

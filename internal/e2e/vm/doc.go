@@ -1,7 +1,7 @@
 // Package vm boots virtual machines from images of a cluster: it makes a disk
 // that boots, starts QEMU on it and talks with what runs in the machine.
 //
-//	g := vm.Packages(dir)                  Debian's kernel and busybox, unpacked
+//	g := vm.Packages(cache)                Debian's kernel and busybox, unpacked
 //	vm.BuildDisk(file, g, vm.Disk{...})    boot sector, kernel, ext4
 //	m := vm.Boot(ctx, vm.Machine{...})     QEMU without KVM
 //	m.Do(ctx, "write 1 10", ...)           commands to guest/init.sh

@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
+
+	"vitastor/internal/e2e/machine"
 )
 
 // Places on the disk, in bytes.
@@ -33,9 +33,6 @@ const (
 	tableAt        = 0x180    // in the boot sector, as in boot.S
 	partitionTable = 0x1be
 )
-
-// commandLine: under TCG the TSC may be calibrated wrongly on busy hosts.
-const commandLine = "console=ttyS0 panic=-1 quiet nokaslr mitigations=off clocksource=hpet tsc=unstable no_timer_check rcupdate.rcu_cpu_stall_suppress=1"
 
 //go:embed guest/boot.S
 var bootSource []byte
@@ -135,33 +132,17 @@ func initramfs(g Guest) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	var a archive
+	var a machine.Archive
 	for _, name := range []string{"bin", "dev", "proc", "sys", "root", "modules"} {
-		a.dir(name)
+		a.Dir(name)
 	}
-	a.device("dev/console", 5, 1)
-	a.file("bin/busybox", 0o755, busybox)
-	a.file("init", 0o755, initramfsInit)
-	for i, path := range g.Modules {
-		data, err := module(g, path)
-		if err != nil {
-			return nil, err
-		}
-		a.file(fmt.Sprintf("modules/%02d-%s", i, strings.TrimSuffix(filepath.Base(path), ".xz")), 0o644, data)
+	a.Device("dev/console", 5, 1)
+	a.File("bin/busybox", 0o755, busybox)
+	a.File("init", 0o755, initramfsInit)
+	for i, m := range g.Modules {
+		a.File(fmt.Sprintf("modules/%02d-%s.ko", i, m.Name), 0o644, m.Data)
 	}
-	return a.end(), nil
-}
-
-// module is a module of the kernel, decompressed.
-func module(g Guest, path string) ([]byte, error) {
-	if !strings.HasSuffix(path, ".xz") {
-		return os.ReadFile(path)
-	}
-	data, err := exec.Command(g.Busybox, "xzcat", path).Output()
-	if err != nil {
-		err = fmt.Errorf("unpacking %s: %w", path, err)
-	}
-	return data, err
+	return a.End(), nil
 }
 
 // load says what goes where, by the boot protocol of Linux: fields of the
@@ -186,7 +167,7 @@ func load(kernel string, initrd []byte) ([]extent, error) {
 	binary.LittleEndian.PutUint32(setup[0x228:], setupAddress+commandLineAt)
 	binary.LittleEndian.PutUint32(setup[0x218:], initrdAddress)
 	binary.LittleEndian.PutUint32(setup[0x21c:], uint32(len(initrd)))
-	copy(setup[commandLineAt:], commandLine)
+	copy(setup[commandLineAt:], machine.CommandLine)
 
 	k := extent{setupAt + setupBytes, kernelAddress, image[realBytes:]}
 	i := extent{k.at + k.chunks()*chunkBytes, initrdAddress, initrd}
@@ -222,21 +203,6 @@ func filesystem(file, work string, g Guest, d Disk) error {
 	if err != nil {
 		return err
 	}
-	return command(work, sbin("mke2fs"), "-q", "-F", "-t", "ext4", "-E", "root_owner=0:0,lazy_itable_init=0,offset="+strconv.Itoa(PartitionAt),
+	return command(work, machine.Sbin("mke2fs"), "-q", "-F", "-t", "ext4", "-E", "root_owner=0:0,lazy_itable_init=0,offset="+strconv.Itoa(PartitionAt),
 		"-d", root, file, strconv.FormatInt((d.Bytes-PartitionAt)>>10, 10)+"k")
-}
-
-// sbin finds programs that are not in every PATH.
-func sbin(name string) string {
-	for _, dir := range []string{"/usr/sbin", "/sbin"} {
-		if path := filepath.Join(dir, name); isFile(path) {
-			return path
-		}
-	}
-	return name
-}
-
-func isFile(path string) bool {
-	s, err := os.Stat(path)
-	return err == nil && s.Mode().IsRegular()
 }

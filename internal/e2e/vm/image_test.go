@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"vitastor/internal/e2e/machine"
 )
 
 // fakeKernel has the header of a kernel with 4 sectors of real-mode code.
@@ -34,10 +36,10 @@ func write(t *testing.T, name string, data []byte) string {
 // TestLayout follows the table of the boot sector: what it would load is the
 // kernel, and the header says where the rest is.
 func TestLayout(t *testing.T) {
-	need(t, sbin("mke2fs"), "e2fsprogs", "as", "binutils", "ld", "binutils")
+	need(t, machine.Sbin("mke2fs"), "e2fsprogs", "as", "binutils", "ld", "binutils")
 	kernel := fakeKernel(3<<20 + 100)
 	busybox := []byte("#!/nothing")
-	g := Guest{Kernel: write(t, "vmlinuz", kernel), Busybox: write(t, "busybox", busybox), Modules: []string{write(t, "a.ko", []byte("module"))}}
+	g := Guest{Kernel: write(t, "vmlinuz", kernel), Busybox: write(t, "busybox", busybox), Modules: []machine.Module{{Name: "a", Data: []byte("module")}}}
 	file := filepath.Join(t.TempDir(), "disk.raw")
 	if err := BuildDisk(file, g, Disk{Bytes: 64 << 20, Files: map[string][]byte{"data/x": {1, 2, 3}}}); err != nil {
 		t.Fatal(err)
@@ -67,7 +69,7 @@ func TestLayout(t *testing.T) {
 	if !bytes.Equal(files["bin/busybox"], busybox) || !bytes.Equal(files["init"], initramfsInit) || string(files["modules/00-a.ko"]) != "module" {
 		t.Errorf("the initramfs has other files")
 	}
-	if err := command(t.TempDir(), sbin("e2fsck"), "-fn", write(t, "ext4", disk[PartitionAt:])); err != nil {
+	if err := command(t.TempDir(), machine.Sbin("e2fsck"), "-fn", write(t, "ext4", disk[PartitionAt:])); err != nil {
 		t.Error(err)
 	}
 }

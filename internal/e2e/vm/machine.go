@@ -12,10 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-// QEMU is the program that runs machines.
-const QEMU = "qemu-system-x86_64"
+	"vitastor/internal/e2e/machine"
+)
 
 // Machine says what to boot.
 type Machine struct {
@@ -86,13 +85,12 @@ func boot(ctx context.Context, m Machine) (r *Running, up bool, err error) {
 	}
 }
 
-// start runs QEMU. The accelerator is always TCG: a KVM that does not work
-// hangs instead of failing.
+// start runs QEMU.
 func start(m Machine) (*Running, error) {
-	cmd := exec.Command(QEMU, "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1", "-m", "512", "-M", "q35",
-		"-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
+	args := append(machine.QEMUArgs(512),
 		"-drive", "if=none,id=disk,format=raw,discard=unmap,file="+strings.ReplaceAll(m.Drive, ",", ",,"),
 		"-device", "virtio-blk-pci,drive=disk,bootindex=0")
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), m.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	out, err := os.OpenFile(m.Console, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"vitastor/internal/e2e/cluster"
+	"vitastor/internal/e2e/machine"
 	"vitastor/internal/meta"
 )
 
@@ -64,14 +65,14 @@ func TestMachine(t *testing.T) {
 	if os.Getenv(fullEnv) != "full" {
 		t.Skipf("boots machines: runs with %s=full, as in make test-integrations", fullEnv)
 	}
-	need(t, QEMU, "qemu-system-x86", "qemu-img", "qemu-utils", sbin("mke2fs"), "e2fsprogs", sbin("debugfs"), "e2fsprogs",
-		"as", "binutils", "ld", "binutils")
+	need(t, machine.QEMU, "qemu-system-x86", "qemu-img", "qemu-utils", machine.Sbin("mke2fs"), "e2fsprogs", machine.Sbin("debugfs"), "e2fsprogs",
+		"as", "binutils", "ld", "binutils", "zstd", "zstd", "xz", "xz-utils", machine.Sbin("depmod"), "kmod")
 	root, err := cluster.Root()
 	if err != nil {
 		t.Fatal(err)
 	}
-	guest, err := Packages(filepath.Join(root, "tmp", "guest"))
-	if errors.Is(err, ErrNoPackages) && os.Getenv("CI") == "" {
+	guest, err := Packages(machine.CacheDir())
+	if errors.Is(err, machine.ErrNoPackages) && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
 	if err != nil {
@@ -372,7 +373,7 @@ func (r *rig) replayed(raw string) string {
 	ext4 := r.partition(raw)
 	// Exit code 1 = corrected.
 	var code *exec.ExitError
-	err := command(r.dir, sbin("e2fsck"), "-p", ext4)
+	err := command(r.dir, machine.Sbin("e2fsck"), "-p", ext4)
 	if errors.As(err, &code) && code.ExitCode() == 1 {
 		err = nil
 	}
@@ -384,10 +385,10 @@ func (r *rig) replayed(raw string) string {
 // may have been written without that it could tell.
 func (r *rig) check(ext4 string, c contents, unsure map[int]bool) {
 	r.Helper()
-	r.must(command(r.dir, sbin("e2fsck"), "-fn", ext4))
+	r.must(command(r.dir, machine.Sbin("e2fsck"), "-fn", ext4))
 	out := ext4 + ".files"
 	r.must(os.MkdirAll(out, 0o755))
-	r.must(command(r.dir, sbin("debugfs"), "-R", "rdump /data "+out, ext4))
+	r.must(command(r.dir, machine.Sbin("debugfs"), "-R", "rdump /data "+out, ext4))
 	for name, want := range c {
 		if !strings.HasPrefix(name, "f") {
 			continue

@@ -5,13 +5,21 @@
 // Concurrency: plain values.
 package boot
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+)
 
 // Files of the initramfs.
 const (
 	TaskFile   = "/task.json"
 	ModulesDir = "/modules"
 )
+
+// Programs is the folder of the machine that has ours.
+const Programs = "/run/programs"
 
 // Lines of the console that are about the machine begin with Prefix and one of
 // these words.
@@ -35,4 +43,26 @@ type Task struct {
 	Dir     string   // where it runs; "" = /
 	Modules string   // folder of the host for /lib/modules/VERSION
 	Shared  []string // folders of the host that may be written to
+}
+
+// Words of a CaseLine.
+const (
+	CaseOK     = "ok"
+	CaseFailed = "FAIL"
+)
+
+// CaseLine tells the result of a test in the machine, which is up for some time
+// and was busy with this one.
+func CaseLine(word, name string, uptime, took time.Duration) string {
+	return fmt.Sprintf("%s%s %s %.1fs (%.1fs)", casePrefix, word, strings.ReplaceAll(name, " ", "_"), uptime.Seconds(), took.Seconds())
+}
+
+const casePrefix = "CASE "
+
+// ParseCase reads a CaseLine.
+func ParseCase(line string) (word, name, times string, ok bool) {
+	line, ok = strings.CutPrefix(line, casePrefix)
+	word, line, _ = strings.Cut(line, " ")
+	name, times, _ = strings.Cut(line, " ")
+	return word, name, times, ok && (word == CaseOK || word == CaseFailed)
 }

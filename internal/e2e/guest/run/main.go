@@ -4,9 +4,10 @@
 //	go run ./internal/e2e/guest/run -- vitastor-cli status
 //	go run ./internal/e2e/guest/run -modules nbd -- sh -c 'vitastor-cli create -s 64M -p testpool a && vitastor-nbd map --image a'
 //	go run ./internal/e2e/guest/run -cluster=false -- ls /dev
+//	go run ./internal/e2e/guest/run -cases nbd            the tests of a front end
 //
 // Our programs are built first, and are in the PATH of the command, which runs
-// in the machine's folder /tmp. The cluster has three OSDs and the pool
+// in the machine's folder /tmp. The cluster has two OSDs and the pool
 // "testpool"; /etc/vitastor/vitastor.conf says where it is. The exit code is that
 // of the command; when it is not 0 the ends of all logs follow.
 //
@@ -22,7 +23,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,14 +34,14 @@ func main() {
 	o := options{}
 	flag.StringVar(&o.modules, "modules", "", "kernel modules to load before, separated by commas, with parameters after a space")
 	flag.BoolVar(&o.cluster, "cluster", true, "start a cluster")
-	flag.IntVar(&o.osds, "osds", 3, "number of OSDs")
+	flag.StringVar(&o.cases, "cases", "", "front ends whose tests to run instead of a command, such as nbd,nbd-netlink, or all")
+	flag.IntVar(&o.osds, "osds", 2, "number of OSDs")
 	flag.StringVar(&o.out, "out", "", "folder of this host for logs; the machine sees it, too (default: a temporary one)")
-	flag.StringVar(&o.bin, "bin", "", "folder with our programs (default: they are built)")
 	flag.DurationVar(&o.limit, "limit", 10*time.Minute, "kill the machine after this time")
 	flag.IntVar(&o.memory, "memory", 2048, "MiB of the machine")
 	flag.BoolVar(&o.console, "console", false, "print the whole console, with messages of the kernel")
 	flag.Parse()
-	if flag.NArg() == 0 {
+	if flag.NArg() == 0 && o.cases == "" {
 		fmt.Fprintln(os.Stderr, "run: which command? go run ./internal/e2e/guest/run -- COMMAND ARGUMENTS...")
 		os.Exit(2)
 	}
@@ -54,10 +54,10 @@ func main() {
 }
 
 type options struct {
-	modules, out, bin string
-	cluster, console  bool
-	osds, memory      int
-	limit             time.Duration
+	modules, out, cases string
+	cluster, console    bool
+	osds, memory        int
+	limit               time.Duration
 }
 
 func (o *options) run(command []string) (int, error) {
@@ -72,60 +72,50 @@ func (o *options) run(command []string) (int, error) {
 		o.out = dir
 	}
 	out, err := filepath.Abs(o.out)
-	logs := filepath.Join(out, "log")
-	if err == nil {
-		err = os.MkdirAll(logs, 0o755)
-	}
-	if err == nil {
-		err = o.build(filepath.Join(out, "bin"))
-	}
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(filepath.Join(out, "bin"))
-	c := guest.Config{Args: command, Dir: "/tmp", Shared: []string{out}, MemoryMiB: o.memory, Limit: o.limit, Out: os.Stdout, Log: say,
-		Env: append(os.Environ(), "PATH="+o.bin+":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:"+os.Getenv("PATH"))}
-	if o.cluster {
-		c.Args = append([]string{filepath.Join(o.bin, "inside"), "-bin", o.bin, "-log", logs, "-osds", strconv.Itoa(o.osds)}, command...)
+	began := time.Now()
+	s, err := guest.NewSetup(out)
+	if err != nil {
+		return 0, err
 	}
-	if o.modules != "" {
-		c.Modules = strings.Split(o.modules, ",")
+	defer s.Close()
+	s.OSDs = o.osds
+	for name, why := range s.Broken {
+		fmt.Fprintf(os.Stderr, "%s is missing in the machine: %v\n", name, why)
 	}
+	say("programs were built in %v", time.Since(began).Round(time.Millisecond))
 	console, err := os.Create(filepath.Join(out, "console"))
 	if err != nil {
 		return 0, err
 	}
 	defer console.Close()
-	if c.Console = console; o.console {
-		c.Console, c.Out = io.MultiWriter(console, os.Stdout), nil
-	}
-	code, err := guest.Run(ctx, c)
+	code, err := o.start(ctx, s, console, command)
 	if code != 0 || err != nil {
-		fmt.Fprint(os.Stderr, guest.Logs(logs, 25))
+		fmt.Fprint(os.Stderr, guest.Logs(s.LogDir, 25))
 	}
 	return code, err
 }
 
-// build makes the programs; a broken one is told, and may not be needed.
-func (o *options) build(dir string) error {
-	if o.bin != "" {
-		return nil
+func (o *options) start(ctx context.Context, s *guest.Setup, console io.Writer, command []string) (int, error) {
+	c := guest.Config{MemoryMiB: o.memory, Limit: o.limit, Out: os.Stdout, Console: console, Log: say}
+	if o.console {
+		c.Console, c.Out = io.MultiWriter(console, os.Stdout), nil
 	}
-	o.bin = dir
-	began := time.Now()
-	programs, err := guest.Programs()
-	if err != nil {
-		return err
+	if o.modules != "" {
+		c.Modules = strings.Split(o.modules, ",")
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+	switch {
+	case o.cases == "all":
+		return s.Cases(ctx, c, guest.FrontEnds...)
+	case o.cases != "":
+		return s.Cases(ctx, c, o.cases)
+	case o.cluster:
+		return s.Run(ctx, c, command...)
 	}
-	broken, err := guest.BuildPrograms(dir, programs)
-	for name, why := range broken {
-		fmt.Fprintf(os.Stderr, "%s is missing in the machine: %v\n", name, why)
-	}
-	say("programs were built in %v", time.Since(began).Round(time.Millisecond))
-	return err
+	c.Args = command
+	return guest.Run(ctx, s.Plain(c))
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stderr, format+"\n", args...) }

@@ -1,0 +1,335 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"vitastor/internal/e2e/cluster"
+)
+
+// frontEnd is a way of images to block devices of this kernel. All have the
+// same verbs.
+type frontEnd struct {
+	name    string
+	program string
+	files   string   // file system: "ext4" or "xfs"
+	maps    []string // map and its options
+	unmap   string
+	// taken are options of map that ask for what a device has already.
+	taken func(device string) []string
+	// revive is the command that goes on for a killed server; nil = the device is
+	// gone with its server.
+	revive func(image, device string) []string
+	// fixedSize: with this kernel, a device does not follow the size of its image.
+	fixedSize bool
+	// attributes are what the kernel shall know of a device.
+	attributes map[string]string
+	more       func(r *rig, f *frontEnd) // cases of its own
+}
+
+// number is that of /dev/nbd7.
+func number(device string) string {
+	return strings.TrimLeft(filepath.Base(device), "abcdefghijklmnopqrstuvwxyz")
+}
+
+func takenNumber(device string) []string { return []string{"--dev_num", number(device)} }
+
+var nbdAttributes = map[string]string{"fua": "1", "rotational": "0", "logical_block_size": "4096"}
+
+// frontEnds are all that have cases.
+var frontEnds = []frontEnd{
+	{name: "nbd", program: "vitastor-nbd", files: "ext4", maps: []string{"map", "--connections", "3"}, unmap: "unmap",
+		taken: takenNumber, attributes: nbdAttributes, more: nbdAlone},
+	{name: "nbd-netlink", program: "vitastor-nbd", files: "xfs", maps: []string{"netlink-map", "--nbd_conn_timeout", "60"},
+		unmap: "netlink-unmap", taken: takenNumber, attributes: nbdAttributes,
+		revive: func(image, device string) []string { return []string{"netlink-revive", device, "--image", image} }},
+	{name: "ublk", program: "vitastor-ublk", files: "ext4", maps: []string{"map"}, unmap: "unmap", taken: takenNumber, fixedSize: true,
+		revive: func(image, device string) []string { return []string{"map", "--recover", device, "--image", image} }},
+	{name: "vduse", program: "vitastor-vduse", files: "xfs", maps: []string{"map"}, unmap: "unmap",
+		taken:  func(string) []string { return []string{"--name", "image-vduse"} },
+		revive: func(image, _ string) []string { return []string{"map", "--image", image} }},
+}
+
+// sizes of images.
+const (
+	sizeMiB  = 96
+	grownMiB = 128
+)
+
+// runCases runs all cases of front ends by name, and tells whether all succeeded.
+func runCases(c *cluster.Cluster, log string, names []string) (code int, err error) {
+	for _, name := range names {
+		found := false
+		for _, f := range frontEnds {
+			if f.name == name {
+				found = true
+				r := &rig{c: c, name: name, log: log}
+				r.life(&f)
+				if r.bad > 0 {
+					code = 1
+					r.clear(&f)
+				}
+			}
+		}
+		if !found {
+			return 1, fmt.Errorf("there are no cases of %q", name)
+		}
+	}
+	return code, nil
+}
+
+// life is the scenario of all front ends: a device from its first to its last
+// day.
+func (r *rig) life(f *frontEnd) {
+	image := "image-" + f.name
+	var device, at, hash string
+	r.step("map", func() { device = r.mapNew(f, image) })
+	r.step("refusals", func() { r.refusals(f, device) })
+	r.step("files", func() {
+		r.format(f, device)
+		at = r.mount(device)
+		r.fio(filepath.Join(at, "verified"), 6)
+	})
+	r.step("discard", func() { r.discard(image, at) })
+	r.step("resize", func() { device = r.resize(f, image, device, at) })
+	r.step("snapshot and a killed OSD under load", func() { hash = r.snapshot(image, at) })
+	if f.revive != nil {
+		r.step("killed server under load", func() { r.killServer(f, image, device, at) })
+	}
+	r.step("unmap", func() {
+		r.run("umount", at)
+		r.unmap(f, device)
+		r.refused("", f.program, f.unmap, device)
+	})
+	r.step("check", func() {
+		device = r.run(f.mapping(image)...)
+		r.check(f, device)
+		r.unmap(f, device)
+	})
+	r.step("clone of the snapshot", func() { r.clone(f, image, hash) })
+	if f.more != nil {
+		f.more(r, f)
+	}
+}
+
+// mapping is the command line of map.
+func (f *frontEnd) mapping(image string, more ...string) []string {
+	args := append([]string{f.program}, f.maps...)
+	return append(append(args, "--image", image, "--logfile", f.logfile()), more...)
+}
+
+// logfile is that of servers.
+func (f *frontEnd) logfile() string { return filepath.Join("/run/cluster/log", f.name) }
+
+// listed are the devices that ls shows.
+func (r *rig) listed(f *frontEnd) (all map[string]struct {
+	Image string
+	PID   int
+}) {
+	r.must(json.Unmarshal([]byte(r.run(f.program, "ls", "--json")), &all))
+	return all
+}
+
+// mapNew maps a new image, and looks at the device.
+func (r *rig) mapNew(f *frontEnd, image string) (device string) {
+	r.create(image, sizeMiB)
+	device = r.run(f.mapping(image)...)
+	if s, err := os.Stat(device); err != nil || s.Mode()&os.ModeDevice == 0 {
+		r.fail("map prints %q, which is no device", device)
+	}
+	if got := r.sizeMiB(device); got != sizeMiB {
+		r.fail("%s has %d MiB instead of %d", device, got, sizeMiB)
+	}
+	want := map[string]string{"write_cache": "write back"}
+	maps.Copy(want, f.attributes)
+	for name, value := range want {
+		if got := r.sysfs(device, "queue/"+name); got != value {
+			r.fail("%s: %s is %q instead of %q", device, name, got, value)
+		}
+	}
+	if r.sysfs(device, "queue/discard_max_bytes") == "0" {
+		r.fail("%s does not know discard", device)
+	}
+	all := r.listed(f)
+	if m := all[device]; len(all) != 1 || m.Image != image || syscall.Kill(m.PID, 0) != nil {
+		r.fail("ls --json shows %v", all)
+	}
+	return device
+}
+
+// refusals are what must not disturb the device.
+func (r *rig) refusals(f *frontEnd, device string) {
+	r.refused("nothing-there does not exist", f.mapping("nothing-there")...)
+	r.create("second", 16)
+	r.refused("", f.mapping("second", f.taken(device)...)...)
+	r.cli("rm", "second")
+	if all := r.listed(f); len(all) != 1 {
+		r.fail("ls --json shows %v", all)
+	}
+}
+
+// format makes a file system.
+func (r *rig) format(f *frontEnd, device string) {
+	if f.files == "xfs" {
+		// Without that it is refused, because it is small.
+		for _, name := range []string{"TEST_DIR", "TEST_DEV", "QA_CHECK_FS"} {
+			r.must(os.Setenv(name, "1"))
+		}
+		r.run("mkfs.xfs", "-q", "-l", "size=8m", device)
+	} else {
+		r.run("mkfs.ext4", "-q", device)
+	}
+}
+
+// discard expects that the space of a deleted file comes back.
+func (r *rig) discard(image, at string) {
+	file := filepath.Join(at, "ballast")
+	const most = 8 << 20 // whole objects only
+	r.run("dd", "if=/dev/urandom", "of="+file, "bs=1M", "count=12", "oflag=direct", "status=none")
+	full := r.steady(image)
+	r.must(os.Remove(file))
+	r.run("sync", "-f", at) // before that, deleted blocks are not free
+	r.run("fstrim", at)
+	r.until("discarded space is free", func() error {
+		if now := r.used(image); now > full-most {
+			return fmt.Errorf("the image uses %d bytes, before the file was deleted %d", now, full)
+		}
+		return nil
+	})
+}
+
+// steady is what an image uses, once statistics have followed.
+func (r *rig) steady(image string) (bytes uint64) {
+	for before := uint64(1); before != bytes; {
+		before = bytes
+		time.Sleep(1500 * time.Millisecond)
+		bytes = r.used(image)
+	}
+	return bytes
+}
+
+// resize grows the image, and everything above follows while it is in use.
+func (r *rig) resize(f *frontEnd, image, device, at string) string {
+	r.cli("modify", image, "--resize", strconv.Itoa(grownMiB)+"M")
+	if f.fixedSize {
+		device = r.again(f, image, device, at)
+	}
+	r.until("the device has grown", func() error {
+		if got := r.sizeMiB(device); got != grownMiB {
+			return fmt.Errorf("%s has %d MiB instead of %d", device, got, grownMiB)
+		}
+		return nil
+	})
+	before := r.space(at)
+	if f.files == "xfs" {
+		r.run("xfs_growfs", at)
+	} else {
+		r.run("resize2fs", device)
+	}
+	if after := r.space(at); after < before+(grownMiB-sizeMiB)/2<<20 {
+		r.fail("the file system had %d bytes, and has %d after resize", before, after)
+	}
+	r.fio(filepath.Join(at, "grown"), 2)
+	return device
+}
+
+// again unmaps and maps a device.
+func (r *rig) again(f *frontEnd, image, device, at string) string {
+	r.run("umount", at)
+	r.unmap(f, device)
+	device = r.run(f.mapping(image)...)
+	r.run("mount", device, at)
+	return device
+}
+
+// space is the size of a file system.
+func (r *rig) space(at string) uint64 {
+	var s syscall.Statfs_t
+	r.must(syscall.Statfs(at, &s))
+	return s.Blocks * uint64(s.Bsize)
+}
+
+// snapshot makes one under load, while an OSD is killed and comes back. It
+// returns the hash of a file that was synced before.
+func (r *rig) snapshot(image, at string) (hash string) {
+	old := filepath.Join(at, "old")
+	r.run("dd", "if=/dev/urandom", "of="+old, "bs=64k", "count=32", "conv=fsync", "status=none")
+	hash = r.hash(old)
+	end := r.load(filepath.Join(at, "loaded"), 4, "--rate_iops=60")
+	r.cli("snap-create", image+"@s1")
+	r.killOSD(func() {
+		// Overwritten above the snapshot.
+		r.run("dd", "if=/dev/urandom", "of="+old, "bs=64k", "count=32", "conv=notrunc,fsync", "status=none")
+	})
+	end()
+	return hash
+}
+
+// killServer kills the server while files are written. Nobody above notices.
+func (r *rig) killServer(f *frontEnd, image, device, at string) {
+	// How soon the kernel looks after requests without an answer; usually 30 s.
+	r.must(os.WriteFile(filepath.Join("/sys/block", filepath.Base(device), "queue/io_timeout"), []byte("4000"), 0))
+	end := r.load(filepath.Join(at, "survivor"), 4, "--rate_iops=60")
+	pid := r.listed(f)[device].PID
+	time.Sleep(500 * time.Millisecond)
+	r.must(syscall.Kill(pid, syscall.SIGKILL))
+	time.Sleep(300 * time.Millisecond)
+	args := append([]string{f.program, "--logfile", f.logfile()}, f.revive(image, device)...)
+	r.run(args...)
+	end()
+	if now := r.listed(f)[device]; now.PID == pid || now.Image != image {
+		r.fail("ls --json shows %v after revival", now)
+	}
+	r.fio(filepath.Join(at, "afterwards"), 2)
+}
+
+// unmap returns when nothing is left of the device.
+func (r *rig) unmap(f *frontEnd, device string) {
+	r.run(f.program, f.unmap, device)
+	r.until("the server ends", func() error {
+		if all := r.listed(f); len(all) > 0 {
+			return fmt.Errorf("ls --json shows %v", all)
+		}
+		return nil
+	})
+}
+
+// check looks for errors of the file system, which was unmounted.
+func (r *rig) check(f *frontEnd, device string) {
+	if f.files == "xfs" {
+		r.run("xfs_repair", "-n", device)
+	} else {
+		r.run("e2fsck", "-fn", device)
+	}
+}
+
+// clone looks whether a snapshot has what was in the file system when it was
+// made, as after a power failure.
+func (r *rig) clone(f *frontEnd, image, hash string) {
+	clone := image + "-clone"
+	r.cli("create", "--parent", image+"@s1", "-p", pool, clone)
+	device := r.run(f.mapping(clone)...)
+	at := r.mount(device) // replays the journal
+	if got := r.hash(filepath.Join(at, "old")); got != hash {
+		r.fail("a file in the snapshot has the hash %s instead of %s", got, hash)
+	}
+	r.run("umount", at)
+	r.check(f, device)
+	r.unmap(f, device)
+}
+
+// clear removes what a failed case has left, so that the next front end can be
+// tried.
+func (r *rig) clear(f *frontEnd) {
+	command("umount", "-l", filepath.Join("/mnt", r.name)).Run()
+	for device := range r.listed(f) {
+		command(f.program, f.unmap, device).Run()
+	}
+}
