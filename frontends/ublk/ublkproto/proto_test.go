@@ -64,6 +64,10 @@ func TestLayouts(t *testing.T) {
 	if b = r.Append(nil); hex.EncodeToString(b) != "01200000"+"08000000"+"2301000000000000"+"0000000000000000" {
 		t.Errorf("request %x", b)
 	}
+	flush, _ := hex.DecodeString("0200000000000000" + "ffffffffffffffff" + "0000000000000000")
+	if got, err := DecodeRequest(flush, 4096); err != nil || got != (Request{Op: OpFlush}) {
+		t.Errorf("a flush of Linux 6.12: %+v, %v", got, err)
+	}
 	b = make([]byte, IOCommandBytes)
 	if PutIOCommand(b, 0x0102, 0x0304, -5, 0x1112131415161718); hex.EncodeToString(b) != "0201"+"0403"+"fbffffff"+"1817161514131211" {
 		t.Errorf("command of a tag %x", b)
@@ -115,9 +119,19 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// TestFlush: Linux 6.12 sends them with sector -1.
+func TestFlush(t *testing.T) {
+	b := (&Request{Op: OpFlush, Flags: RequestFUA}).Append(nil)
+	le.PutUint64(b[8:], 1<<64-1)
+	if r, err := DecodeRequest(b, 4096); err != nil || r != (Request{Op: OpFlush, Flags: RequestFUA}) {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
 func FuzzDecodeRequest(f *testing.F) {
 	r := Request{Op: OpRead, Offset: 512, Bytes: 4096}
 	f.Add(r.Append(nil), uint32(65536))
+	f.Add(append([]byte{byte(OpFlush)}, bytes.Repeat([]byte{255}, DescriptorSize)...), uint32(4096))
 	f.Add(bytes.Repeat([]byte{255}, DescriptorSize), uint32(4096))
 	f.Fuzz(func(t *testing.T, b []byte, limit uint32) {
 		r, err := DecodeRequest(b, limit)

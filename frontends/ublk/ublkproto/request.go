@@ -43,6 +43,14 @@ func DecodeRequest(b []byte, requestBytes uint32) (r Request, err error) {
 	}
 	word, sectors, first := le.Uint32(b), le.Uint32(b[4:]), le.Uint64(b[8:])
 	r = Request{Op: Op(word), Flags: word &^ 0xff, Bytes: uint64(sectors) * SectorBytes}
+	if r.Op == OpFlush { // is about everything; its sector is -1 when the kernel makes it by itself
+		r.Bytes = 0
+		return r, nil
+	}
+	if r.Op == OpFlush { // it has no range: Linux leaves sector -1 there
+		r.Bytes = 0
+		return r, nil
+	}
 	const lastSector = 1<<63/SectorBytes - 1
 	if first > lastSector || first+uint64(sectors) > lastSector {
 		return r, fmt.Errorf("ublk: a request for sector %d", first)
