@@ -63,12 +63,12 @@ func (h Host) control(do func(fd int) syscall.Errno) error {
 	path := h.path("dev/vduse/control")
 	fd, err := sys.OpenDevice(path)
 	if err != nil {
-		return explain("VDUSE", err)
+		return err
 	}
 	defer sys.Close(fd)
 	version := make([]byte, 8) // 0 is the only one that there is
 	if _, e := sys.IoctlBytes(fd, uapi.SetAPIVersion, version); e != 0 {
-		return explain("VDUSE: API version 0", e)
+		return fmt.Errorf("%s: API version 0: %w", path, e)
 	}
 	if e := do(fd); e != 0 {
 		return e
@@ -168,7 +168,7 @@ func (h Host) Attach(name string) error {
 func (h Host) noBlock(name string) error {
 	driver, err := os.Readlink(h.path("sys/bus/vdpa/devices", name, "driver"))
 	if err != nil {
-		return fmt.Errorf("no driver takes the vDPA device %s: is the module virtio_vdpa loaded? See dmesg", name)
+		return fmt.Errorf("no driver takes the vDPA device %s: is the module virtio_vdpa loaded, and /sys/bus/vdpa/drivers_autoprobe 1? See dmesg", name)
 	}
 	if driver = filepath.Base(driver); driver != "virtio_vdpa" {
 		return fmt.Errorf("the driver %s has taken the vDPA device %s, not virtio_vdpa: unload it (modprobe -r %s), or do not let it "+

@@ -104,6 +104,10 @@ func TestSlices(t *testing.T) {
 			t.Errorf("%#x: it is the memory of something else", c.addr)
 		}
 	}
+	list := make([][]byte, 0, 4)
+	if n := testing.AllocsPerRun(100, func() { s.Slices(list, 512, 8192, true) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 	if _, err := s.one(8191, 2, true); err == nil {
 		t.Error("memory of two regions is in one piece")
 	}
