@@ -47,10 +47,6 @@ func DecodeRequest(b []byte, requestBytes uint32) (r Request, err error) {
 		r.Bytes = 0
 		return r, nil
 	}
-	if r.Op == OpFlush { // it has no range: Linux leaves sector -1 there
-		r.Bytes = 0
-		return r, nil
-	}
 	const lastSector = 1<<63/SectorBytes - 1
 	if first > lastSector || first+uint64(sectors) > lastSector {
 		return r, fmt.Errorf("ublk: a request for sector %d", first)
