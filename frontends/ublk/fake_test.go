@@ -426,7 +426,11 @@ func (c *fakeChannel) feed() {
 			copy(t.buf, t.io.data)
 		}
 		depth := int(d.info.Depth)
-		copy(c.desc[i/depth][i%depth*ublkproto.DescriptorSize:], t.io.request.Append(nil))
+		desc := t.io.request.Append(nil)
+		if t.io.request.Op == ublkproto.OpFlush { // as Linux 6.12 does
+			binary.LittleEndian.PutUint64(desc[8:], ^uint64(0))
+		}
+		copy(c.desc[i/depth][i%depth*ublkproto.DescriptorSize:], desc)
 		c.complete(i, ublkproto.ResultOK)
 	}
 }

@@ -64,6 +64,10 @@ func TestLayouts(t *testing.T) {
 	if b = r.Append(nil); hex.EncodeToString(b) != "01200000"+"08000000"+"2301000000000000"+"0000000000000000" {
 		t.Errorf("request %x", b)
 	}
+	flush, _ := hex.DecodeString("02000000" + "00000000" + "ffffffffffffffff" + "0000000000000000")
+	if got, err := DecodeRequest(flush, 4096); got != (Request{Op: OpFlush}) || err != nil {
+		t.Errorf("flush %+v, %v", got, err)
+	}
 	b = make([]byte, IOCommandBytes)
 	if PutIOCommand(b, 0x0102, 0x0304, -5, 0x1112131415161718); hex.EncodeToString(b) != "0201"+"0403"+"fbffffff"+"1817161514131211" {
 		t.Errorf("command of a tag %x", b)
