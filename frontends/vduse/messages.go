@@ -29,6 +29,9 @@ func (s *server) receive() {
 }
 
 func (s *server) answer(r uapi.Response) {
+	if s.closed {
+		return
+	}
 	if err := s.device.Answer(r); err != nil {
 		s.log.Error("the kernel does not take an answer", "err", err)
 	}
@@ -78,6 +81,9 @@ func (s *server) reset(id uint32) {
 		return
 	}
 	s.stopQueues(func() {
+		if s.closed {
+			return
+		}
 		s.forget()
 		for _, id := range s.resets {
 			s.answer(uapi.Response{ID: id})

@@ -96,6 +96,43 @@ func TestKillInReset(t *testing.T) {
 	})
 }
 
+// TestResetWhileEnding: a server that ends does not answer any more, the next one
+// does.
+func TestResetWhileEnding(t *testing.T) {
+	everyDriver(t, func(h *host) {
+		s := h.create()
+		h.must(s.do(func() error { s.disk.hold = true; return nil }))
+		h.driver().queues[0].start(blkIn, 0, nil, 4096)
+		h.until("the request is taken", func() bool { return s.holding() == 1 })
+		d := h.k.device(deviceName)
+		ended := make(chan error, 1)
+		h.must(s.do(func() error { s.server.end(func(err error) { ended <- err }); return nil }))
+		removed := make(chan error, 1)
+		go func() { removed <- h.k.Detach(deviceName) }()
+		state := make(chan error, 1)
+		go func() {
+			_, err := d.ask(uapi.Request{Type: uapi.GetQueueState})
+			state <- err
+		}()
+		h.until("the reset is read", func() bool {
+			d.mu.Lock()
+			defer d.mu.Unlock()
+			return len(d.read) == 2
+		})
+		s.finish(1, true)
+		h.must(<-ended)
+		if st := s.journal.status(); st&statusDriverOK == 0 {
+			h.Errorf("the journal says %d, the driver was told nothing", st)
+		}
+		s.cancel()
+		<-s.ended
+		s.journal.close()
+		s = h.takeOver(false)
+		h.must(errors.Join(<-removed, <-state))
+		s.leave()
+	})
+}
+
 // TestKillInProbe: the server dies when the driver has just said that it is
 // ready.
 func TestKillInProbe(t *testing.T) {

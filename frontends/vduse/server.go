@@ -77,6 +77,7 @@ type server struct {
 
 	offered, features uint64
 	resets            []uint32 // requests to reset the device that wait for the last queue
+	closed            bool
 }
 
 // queue is one of a device.
@@ -329,8 +330,10 @@ func (s *server) end(done func(error)) {
 	})
 }
 
-// close gives everything back. No queue runs.
+// close gives everything back. No queue runs. Requests of the kernel that were not
+// answered come to the next server.
 func (s *server) close() {
+	s.closed = true
 	if s.watch != nil {
 		s.watch.Close()
 	}
