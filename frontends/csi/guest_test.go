@@ -69,14 +69,14 @@ func (b *bench) revived(name string, work func()) {
 		defer close(done)
 		work()
 	}()
-	for end := time.Now().Add(time.Minute); pid() == 0 || pid() == old; time.Sleep(100 * time.Millisecond) {
+	for end := time.Now().Add(3 * time.Minute); pid() == 0 || pid() == old; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
 			b.Fatalf("%s has no new process", own[0].Device)
 		}
 	}
 	select {
 	case <-done:
-	case <-time.After(time.Minute):
+	case <-time.After(3 * time.Minute):
 		b.Fatal("work does not go on")
 	}
 	b.Logf("process %d of %s was replaced by %d", old, own[0].Device, pid())

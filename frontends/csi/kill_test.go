@@ -83,8 +83,6 @@ const (
 	large = 32 * mib
 )
 
-func nothingMore() {}
-
 // controllerScenarios are about images.
 var controllerScenarios = []scenario{
 	{name: "create", prepare: func(b *bench) (func() error, func() string, func()) {

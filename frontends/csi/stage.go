@@ -118,8 +118,10 @@ func waitForDevice(ctx context.Context, device string) error {
 			return nil
 		case ctx.Err() != nil:
 			return ctx.Err()
+		case time.Now().After(end) && err == nil:
+			return fmt.Errorf("%s is no block device: look at attach.log in the folder of state files", device)
 		case time.Now().After(end):
-			return fmt.Errorf("%s does not appear: is /dev that of the host? %w", device, err)
+			return fmt.Errorf("%w: the device does not appear, is /dev that of the host?", err)
 		}
 	}
 }
