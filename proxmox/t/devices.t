@@ -152,7 +152,7 @@ EOS
 subtest 'with systemd, devices do not belong to the service that made them' => sub {
     mkdir("$dir/systemd");
     local $PVE::Storage::Vitastor::Attach::SYSTEMD_DIR = "$dir/systemd";
-    program('systemd-run', qq(echo "\$1" > $dir/scope; while [ "\${1#--}" != "\$1" ]; do shift; done; exec "\$@"));
+    program('systemd-run', qq(echo "\$@" | grep -o -- '--scope' > $dir/scope; while [ "\${1#--}" != "\$1" ]; do shift; done; exec "\$@"));
     unlink($PVE::Storage::Vitastor::CLI::PROGRAM{vduse});
     $plugin->map_volume('st', {%base}, $volume);
     is(PVE::Tools::file_get_contents("$dir/scope"), "--scope\n");

@@ -70,7 +70,7 @@ subtest 'two at once' => sub {
 subtest 'a server that cannot begin' => sub {
     server('echo "vitastor-nbd: image $3 does not exist" >&2; exit 1');
     is(fails(sub { $plugin->activate_volume('st', $scfg, 'vm-100-disk-2') }),
-        "the NBD server of image pve/vm-100-disk-2 does not start: vitastor-nbd: image pve/vm-100-disk-2 does not exist\n");
+        "the NBD server of image pve/vm-100-disk-2 does not start: image pve/vm-100-disk-2 does not exist\n");
     server('exit 1');
     like(fails(sub { $plugin->activate_volume('st', $scfg, 'vm-100-disk-2') }), qr/does not start/);
     unlink($PVE::Storage::Vitastor::CLI::PROGRAM{nbd});
@@ -98,11 +98,11 @@ EOS
     my @units = glob("$dir/systemd/*.service");
     is(scalar(@units), 1);
     open(my $file, '<', "$dir/systemd/options") or die $!;
-    like(<$file>, qr/--collect --unit=vitastor-pve-\w+\.service .*--property=Restart=always .* serve --image pve\/vm-100-disk-3 --socket/);
+    like(<$file>, qr/--collect .*Before=pve-guests.service .*--unit=vitastor-pve-\w+\.service .*--property=Restart=always .* serve --image pve\/vm-100-disk-3 --socket/);
     $plugin->deactivate_volume('st', $scfg, 'vm-100-disk-3') for 1, 2;
     is(join(' ', glob("$dir/systemd/*.service")), '');
     server('echo "vitastor-nbd: no" >&2; exit 1');
-    like(fails(sub { $plugin->activate_volume('st', $scfg, 'vm-100-disk-3') }), qr/does not start: vitastor-nbd: no/);
+    like(fails(sub { $plugin->activate_volume('st', $scfg, 'vm-100-disk-3') }), qr/does not start: no/);
     is(join(' ', glob("$dir/systemd/*.service")), '', 'no unit that starts again and again');
 };
 

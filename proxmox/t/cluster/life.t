@@ -18,11 +18,17 @@ sub fill { my ($volume, $byte) = @_; return qemu_io($scfg, $volume, "write -P $b
 
 $plugin->on_add_hook('st', $scfg);
 like(fails(sub { $plugin->on_add_hook('st', { %$scfg, vitastor_pool => 'wrong' }) }), qr/pool wrong does not exist/);
+{
+    my $lost = { %$scfg, vitastor_etcd_address => '127.0.0.1:1' };
+    for my $try (sub { $plugin->status('st', $lost, {}) }, sub { $plugin->on_add_hook('st', $lost) }) {
+        like(fails($try), qr/^vitastor-cli: cannot read the state of the cluster from etcd: .*127\.0\.0\.1:1/, 'etcd is not there');
+    }
+}
 my ($total, $free, $used, $active) = $plugin->status('st', $scfg, {});
 ok($total > 1e8 && $free > 1e8 && $free <= $total && $used == $total - $free && $active, "status: $total $free $used");
 is($plugin->check_connection('st', $scfg), 1);
 my $identity = $plugin->get_identity($scfg, 'st');
-like($identity, qr!^etcd:[0-9a-f]+/vitastor:pool:1:$prefix$!);
+like($identity, qr!^etcd:[0-9a-f]+/vitastor:pool:1:\Q$prefix\E$!);
 my ($etcd) = PVE::Storage::Vitastor::Identity::configuration($scfg->{vitastor_config_path})->{etcd_address};
 is($plugin->get_identity({ %$scfg, vitastor_config_path => undef, vitastor_etcd_address => $etcd->[0] }, 'st'), $identity,
     'however it is configured');
@@ -136,7 +142,9 @@ subtest 'names that begin alike' => sub {
     # A clone by its name, of a snapshot, with a name that begins like that of its origin.
     PVE::Storage::Vitastor::CLI->new($scfg)->run('create', '--parent', "${prefix}vm-1-disk-1\@s", "${prefix}vm-1-disk-11");
     like(fails(sub { $plugin->free_image('st', $scfg, 'vm-1-disk-1') }), qr/linked clones of it: ${prefix}vm-1-disk-11/);
-    $plugin->free_image('st', $scfg, 'vm-1-disk-11');
+    PVE::Storage::Vitastor::CLI->new($scfg)->run('modify', '--rename', "of-somebody-else$$", "${prefix}vm-1-disk-11");
+    like(fails(sub { $plugin->free_image('st', $scfg, 'vm-1-disk-1') }), qr/linked clones of it: of-somebody-else$$/);
+    PVE::Storage::Vitastor::CLI->new($scfg)->run('rm', "of-somebody-else$$");
     $plugin->free_image('st', $scfg, 'vm-1-disk-1');
     is(join(' ', @{ image_names($scfg) }), 'vm-1-disk-10 vm-1-disk-10@s');
     $plugin->free_image('st', $scfg, 'vm-1-disk-10');

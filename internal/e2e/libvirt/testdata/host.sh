@@ -62,7 +62,7 @@ chmod 755 "$dir/bin/systemctl"
 export PATH=$dir/bin:$bin:/usr/sbin:/usr/bin:/sbin:/bin
 virtlogd &
 libvirtd &
-for i in {1..200}; do
+for _ in {1..200}; do
 	if virsh -q list >/dev/null 2>&1; then
 		echo ready
 		break

@@ -209,7 +209,7 @@ sub free_image {
     die "volume '$storeid:$volname' is protected\n"
         if PVE::Storage::Vitastor::Attributes::get($storeid, $name)->{protected};
     my $cli = cli($scfg);
-    my @images = $cli->images(PVE::Storage::Vitastor::CLI::pattern(prefix($scfg)) . '*');
+    my @images = $cli->images(); # clones may have any name
     my @victims = grep { $class->belongs_to($scfg, $_->{name}, $name) } @images;
     die_with_children($storeid, $volname, \@images, \@victims);
     $class->stop_using($storeid, $scfg, $_->{name}) for @victims;
@@ -460,13 +460,14 @@ sub rollback_names {
 }
 
 # undo_rollback gives a volume its image back if a rollback was interrupted
-# between its two renamings.
+# between its two renamings. It tells whether that was so.
 sub undo_rollback {
     my ($class, $scfg, $volname) = @_;
     my ($image, undef, $old) = $class->rollback_names($scfg, $volname);
     my %have = cli($scfg)->find($image, $old);
-    cli($scfg)->run('modify', '--rename', $image, $old) if $have{$old} && !$have{$image};
-    return;
+    return 0 if !$have{$old} || $have{$image};
+    cli($scfg)->run('modify', '--rename', $image, $old);
+    return 1;
 }
 
 sub volume_snapshot_delete {

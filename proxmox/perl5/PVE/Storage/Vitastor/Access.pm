@@ -142,20 +142,25 @@ sub activate_storage { return 1 }
 
 sub deactivate_storage { return 1 }
 
+# activate_volume first does what is needed almost always. An image that is not
+# there may have lost its name to an interrupted rollback.
 sub activate_volume {
     my ($class, $storeid, $scfg, $volname, $snapname, $cache, $hints) = @_;
+    return 1 if eval { $class->activate($storeid, $scfg, $volname, $snapname); 1 };
+    my $problem = $@;
+    $class->undo_rollback($scfg, $volname) or die $problem;
+    $class->activate($storeid, $scfg, $volname, $snapname);
+    return 1;
+}
+
+sub activate {
+    my ($class, $storeid, $scfg, $volname, $snapname) = @_;
     my (undef, undef, $vmid) = $class->parse_volname($volname);
-    $class->undo_rollback($scfg, $volname);
     my ($mode, $method) = mode($scfg, $vmid);
     my $attachment = $class->attachment_of($storeid, $scfg, $volname, $snapname);
-    if ($mode eq 'socket') {
-        $attachment->serve();
-    } elsif ($mode eq 'device') {
-        $attachment->attach($method);
-    } else {
-        PVE::Storage::Vitastor::CLI->new($scfg)->image($class->image_name($scfg, $volname, $snapname));
-    }
-    return 1;
+    return $attachment->serve() if $mode eq 'socket';
+    return $attachment->attach($method) if $mode eq 'device';
+    return PVE::Storage::Vitastor::CLI->new($scfg)->image($class->image_name($scfg, $volname, $snapname));
 }
 
 sub deactivate_volume {

@@ -121,6 +121,17 @@ sub unit {
     return 'vitastor-pve-' . substr(Digest::SHA::sha1_hex($self->socket_path()), 0, 16) . '.service';
 }
 
+# systemd_run begins a command that makes something which guests need: when the
+# host is shut down it ends after them, and memory is taken from others first.
+sub systemd_run {
+    my ($self, @options) = @_;
+    return (
+        program('systemd-run'), '--quiet', '--collect', "--description=Vitastor image $self->{image}",
+        '--property=Before=pve-guests.service pve-ha-lrm.service', '--property=After=network-online.target',
+        '--property=OOMScoreAdjust=-900', @options,
+    );
+}
+
 sub begin_server {
     my ($self) = @_;
     my $log = "$self->{base}.log";
@@ -134,10 +145,9 @@ sub begin_server {
     if (-d $SYSTEMD_DIR) {
         # Not a child of ours: it must survive a restart of pvedaemon.
         spawn([
-            program('systemd-run'), '--quiet', '--collect', '--unit=' . $self->unit(),
-            "--description=Vitastor image $self->{image}", '--property=Restart=always',
-            '--property=RestartSec=1', '--property=StartLimitIntervalSec=0',
-            "--property=StandardError=append:$log", @command,
+            $self->systemd_run('--unit=' . $self->unit()),
+            (map { "--property=$_" } qw(Restart=always RestartSec=1 StartLimitIntervalSec=0), "StandardError=append:$log"),
+            @command,
         ]);
         $alive = sub { 1 };
     } else {
@@ -154,8 +164,9 @@ sub begin_server {
 # refused tells whether the server has given up.
 sub refused {
     my ($self, $alive) = @_;
-    return 'failed' if !$alive->() || $self->said() =~ /^vitastor-nbd: /m;
-    return;
+    return 'failed' if !$alive->();
+    open(my $log, '<', "$self->{base}.log") or return;
+    return (grep { /^vitastor-nbd: / } <$log>) ? 'failed' : undef;
 }
 
 # said is what the server has logged.
@@ -164,6 +175,8 @@ sub said {
     open(my $log, '<', "$self->{base}.log") or return 'it says nothing';
     my @lines = grep { /\S/ } <$log>;
     chomp @lines;
+    my ($end) = grep { s/^vitastor-nbd: // } reverse @lines;
+    return $end if defined($end);
     my @last = @lines > 3 ? @lines[-3 .. -1] : @lines;
     return @last ? join('; ', @last) : 'it says nothing';
 }
@@ -341,9 +354,7 @@ sub make_device {
     die "image $self->{image} needs a block device, and this node can make none: it needs one of the kernel modules "
         . join(', ', map { $_->{modules}[0] } @METHODS) . ", and vitastor-client\n" if !$method;
     # Its process must survive a restart of pvedaemon.
-    my @scope = -d $SYSTEMD_DIR
-        ? (program('systemd-run'), '--scope', '--quiet', '--collect', "--description=Vitastor image $self->{image}")
-        : ();
+    my @scope = -d $SYSTEMD_DIR ? $self->systemd_run('--scope') : ();
     my @more = $method eq 'vduse' ? ('--name', $self->vduse_name()) : $dead && $method eq 'ublk' ? ('--recover') : ();
     my @out = spawn([@scope, program($method), $METHOD{$method}{map}, '--image', $self->{image}, @more, @{ $self->{options} }]);
     my ($device) = map { m!^(/dev/\S+)! ? $1 : () } @out;
