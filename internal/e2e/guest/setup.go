@@ -14,7 +14,7 @@ import (
 )
 
 // FrontEnds are those with cases, in the order in which they are run.
-var FrontEnds = []string{"nbd", "nbd-netlink"}
+var FrontEnds = []string{"nbd", "nbd-netlink", "ublk", "vduse"}
 
 // Setup is what a machine with a cluster in it needs of this host.
 type Setup struct {

@@ -27,6 +27,8 @@ type frontEnd struct {
 	// revive is the command that goes on for a killed server; nil = the device is
 	// gone with its server.
 	revive func(image, device string) []string
+	// prepare makes revival faster.
+	prepare func(r *rig, device string)
 	// fixedSize: with this kernel, a device does not follow the size of its image.
 	fixedSize bool
 	// attributes are what the kernel shall know of a device.
@@ -48,7 +50,7 @@ var frontEnds = []frontEnd{
 	{name: "nbd", program: "vitastor-nbd", files: "ext4", maps: []string{"map", "--connections", "3"}, unmap: "unmap",
 		taken: takenNumber, attributes: nbdAttributes, more: nbdAlone},
 	{name: "nbd-netlink", program: "vitastor-nbd", files: "xfs", maps: []string{"netlink-map", "--nbd_conn_timeout", "60"},
-		unmap: "netlink-unmap", taken: takenNumber, attributes: nbdAttributes,
+		unmap: "netlink-unmap", taken: takenNumber, attributes: nbdAttributes, prepare: nbdImpatience,
 		revive: func(image, device string) []string { return []string{"netlink-revive", device, "--image", image} }},
 	{name: "ublk", program: "vitastor-ublk", files: "ext4", maps: []string{"map"}, unmap: "unmap", taken: takenNumber, fixedSize: true,
 		revive: func(image, device string) []string { return []string{"map", "--recover", device, "--image", image} }},
@@ -274,8 +276,9 @@ func (r *rig) snapshot(image, at string) (hash string) {
 
 // killServer kills the server while files are written. Nobody above notices.
 func (r *rig) killServer(f *frontEnd, image, device, at string) {
-	// How soon the kernel looks after requests without an answer; usually 30 s.
-	r.must(os.WriteFile(filepath.Join("/sys/block", filepath.Base(device), "queue/io_timeout"), []byte("4000"), 0))
+	if f.prepare != nil {
+		f.prepare(r, device)
+	}
 	end := r.load(filepath.Join(at, "survivor"), 4, "--rate_iops=60")
 	pid := r.listed(f)[device].PID
 	time.Sleep(500 * time.Millisecond)

@@ -25,6 +25,12 @@ func nbdAlone(r *rig, f *frontEnd) {
 	r.step("killed server", func() { nbdKilled(r, f, image) })
 }
 
+// nbdImpatience says how soon the kernel looks after requests without an answer,
+// instead of every 30 s.
+func nbdImpatience(r *rig, device string) {
+	r.must(os.WriteFile("/sys/block/nbd"+number(device)+"/queue/io_timeout", []byte("4000"), 0))
+}
+
 // nbdPatience: the kernel does not give a connection up soon, because it has
 // others.
 func nbdPatience(r *rig, f *frontEnd, image string) {
