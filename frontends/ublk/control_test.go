@@ -203,6 +203,9 @@ func TestHostWithoutDriver(t *testing.T) {
 	if _, err := h.Open(ublkproto.DevInfo{}, false); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
+	if err := h.LookAt(0, lookAfter); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
+	}
 	if got := h.CommandLine(os.Getpid()); fmt.Sprint(got) != fmt.Sprint(os.Args) {
 		t.Errorf("%q", got)
 	}

@@ -31,7 +31,8 @@ type fakeKernel struct {
 	noModule bool
 	failOpen error
 	hold     chan struct{} // START_DEV waits for it, if it is set
-	slow     int           // so many START_USER_RECOVERY come before the driver knows that the server is dead
+	looks    time.Duration
+	slow     int // so many START_USER_RECOVERY come before the driver knows that the server is dead
 
 	mu   sync.Mutex
 	cond *sync.Cond
@@ -105,6 +106,10 @@ func (k *fakeKernel) Alive(pid int) bool {
 }
 func (k *fakeKernel) CommandLine(pid int) []string { return k.commands[pid] }
 func (k *fakeKernel) InUse(n uint32) (bool, error) { return k.inUse[n], nil }
+func (k *fakeKernel) LookAt(n uint32, after time.Duration) error {
+	k.looks = after
+	return nil
+}
 func (k *fakeKernel) Kill(pid int) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"vitastor/frontends/ublk/ublkproto"
 	"vitastor/internal/invariant"
@@ -36,6 +37,9 @@ type Kernel interface {
 	Open(i ublkproto.DevInfo, legacy bool) (Channel, error)
 	// InUse tells whether somebody holds /dev/ublkbN, or a partition of it.
 	InUse(device uint32) (bool, error)
+	// LookAt makes the driver look at requests that have taken so long: it notices
+	// only then that a server is dead which had requests of all tags.
+	LookAt(device uint32, after time.Duration) error
 	Alive(pid int) bool
 	CommandLine(pid int) []string
 	Kill(pid int) error
@@ -170,6 +174,13 @@ func (Host) Usable(device uint32) error { return sys.MayReadWrite(charPath(devic
 
 // InUse implements Kernel.
 func (Host) InUse(device uint32) (bool, error) { return sys.BlockInUse(blockPath(device)) }
+
+// LookAt implements Kernel. What the kernel calls a timeout is none here: requests
+// go on.
+func (Host) LookAt(device uint32, after time.Duration) error {
+	path := fmt.Sprintf("/sys/block/%s/queue/io_timeout", filepath.Base(blockPath(device)))
+	return os.WriteFile(path, strconv.AppendInt(nil, after.Milliseconds(), 10), 0)
+}
 
 // Alive implements Kernel.
 func (Host) Alive(pid int) bool { return sys.Alive(pid) }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
+	"time"
 
 	"vitastor/frontends/blockdev"
 	"vitastor/frontends/blockdev/daemon"
@@ -127,9 +128,7 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 		m.undo()
 		return err
 	}
-	if err = m.announce(); err != nil {
-		m.tool.log.Warn("state file", "err", err)
-	}
+	m.announce()
 	if m.pidfile != "" {
 		if err = daemon.WritePID(m.pidfile); err != nil {
 			t.log.Error("pidfile", "err", err)
@@ -299,10 +298,21 @@ func (m *mapping) closeChannel() {
 	})
 }
 
-// announce writes the state file.
-func (m *mapping) announce() error {
-	m.options["dev_num"] = strconv.FormatUint(uint64(m.info.Device), 10)
-	return daemon.SaveState(stateKind, stateName(m.info.Device), state{Options: m.options, Mark: m.info.Mark, PID: os.Getpid()})
+// lookAfter is short enough for whoever waits for the next server of a device.
+const lookAfter = 2 * time.Second
+
+// announce prepares for the death of this process.
+func (m *mapping) announce() {
+	n := m.info.Device
+	m.options["dev_num"] = strconv.FormatUint(uint64(n), 10)
+	if err := daemon.SaveState(stateKind, stateName(n), state{Options: m.options, Mark: m.info.Mark, PID: os.Getpid()}); err != nil {
+		m.tool.log.Warn("state file", "err", err)
+	}
+	if m.info.Flags&ublkproto.UserRecovery != 0 {
+		if err := m.tool.Kernel.LookAt(n, lookAfter); err != nil {
+			m.tool.log.Warn("it may take the kernel 30 seconds to notice that this process is dead", "err", err)
+		}
+	}
 }
 
 // wait returns when the device was unmapped, or is left to the next server

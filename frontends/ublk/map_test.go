@@ -183,6 +183,9 @@ func (r *rig) life() {
 	pidfile := filepath.Join(r.TempDir(), "pid")
 	p := r.start("map", "--image", "image1", "--queues", "2", "--queue_depth", "16", "--max_io_size", "256k", "--hdd", "--pidfile", pidfile)
 	d := p.serving("/dev/ublkb0")
+	if r.k.looks != lookAfter {
+		r.Error("the driver will not notice that we are dead")
+	}
 	if d.info.Queues != 2 || d.info.Depth != 16 || d.info.RequestBytes != 256<<10 || d.params.Attributes != ublkproto.Rotational ||
 		d.params.Sectors != 32*mib/512 || d.info.Flags&ublkproto.UserRecoveryReissue == 0 {
 		r.Errorf("%+v %+v", d.info, *d.params)
