@@ -48,7 +48,7 @@ func TestCSI(t *testing.T) {
 		methods = "nbd,ublk,vduse"
 	}
 	var out, console bytes.Buffer
-	config := Config{Limit: limit, Out: &out, Console: &console, Log: t.Logf}
+	config := Config{Limit: 2 * limit, Out: &out, Console: &console, Log: t.Logf}
 	code, err := setup.Run(t.Context(), config, "env", "VITASTOR_CSI_CONFIG=/etc/vitastor/vitastor.conf", "VITASTOR_CSI_METHODS="+methods,
 		test, "-test.v", "-test.run=^TestRealDevices$")
 	t.Logf("%s", out.String())
