@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// bootLimit is long, because after a reset QEMU translates slowly on busy hosts.
+const bootLimit = 150 * time.Second
+
 // guest is a virtual machine, in one QEMU or, after a migration, in another.
 type guest struct {
 	t     *testing.T
@@ -27,6 +30,9 @@ type guest struct {
 type qemu struct {
 	cmd     *exec.Cmd
 	stdin   io.WriteCloser
+	out     io.Reader // of the console
+	console *os.File
+	rest    string // of the last line, after ended
 	monitor net.Conn
 	replies *bufio.Scanner
 	ended   chan struct{}
@@ -53,25 +59,20 @@ func (g *guest) start(name, socket, device, incoming string) *qemu {
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	console, err := os.OpenFile(filepath.Join(g.dir, "console"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	g.must(err)
-	q.cmd.Stderr = console
+	q.cmd.Stderr, q.console = console, console
 	q.stdin, err = q.cmd.StdinPipe()
 	g.must(err)
-	out, err := q.cmd.StdoutPipe()
+	q.out, err = q.cmd.StdoutPipe()
 	g.must(err)
 	g.must(q.cmd.Start())
-	go func() {
-		defer close(q.ended)
-		for s := bufio.NewScanner(io.TeeReader(out, console)); s.Scan(); {
-			if _, line, ok := strings.Cut(s.Text(), "VM: "); ok {
-				g.lines <- strings.TrimSpace(line)
-			}
-		}
-		q.cmd.Wait()
-		console.Close()
-	}()
+	if incoming == "" {
+		go g.read(q, "")
+	}
 	g.t.Cleanup(func() {
 		q.cmd.Process.Kill()
-		<-q.ended
+		if q == g.qemu {
+			<-q.ended
+		}
 	})
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		if q.monitor, err = net.Dial("unix", monitor); err == nil {
@@ -86,6 +87,26 @@ func (g *guest) start(name, socket, device, incoming string) *qemu {
 	q.replies.Scan() // the greeting
 	g.qmp(q, "qmp_capabilities", nil)
 	return q
+}
+
+// read takes what the machine prints in a QEMU, until that ends. begun is what
+// another one has printed of the first line.
+func (g *guest) read(q *qemu, begun string) {
+	defer close(q.ended)
+	r := bufio.NewReader(io.TeeReader(q.out, q.console))
+	for {
+		text, err := r.ReadString('\n')
+		text, begun = begun+text, ""
+		if err != nil {
+			q.rest = text
+			break
+		}
+		if _, line, ok := strings.Cut(text, "VM: "); ok {
+			g.lines <- strings.TrimSpace(line)
+		}
+	}
+	q.cmd.Wait()
+	q.console.Close()
 }
 
 func (g *guest) must(err error) {
@@ -144,7 +165,7 @@ func (g *guest) next(limit time.Duration) string {
 func (g *guest) booted() {
 	g.t.Helper()
 	began := time.Now()
-	for g.next(75*time.Second) != "ready" {
+	for g.next(bootLimit) != "ready" {
 	}
 	g.t.Logf("booted in %v", time.Since(began).Round(10*time.Millisecond))
 }
@@ -189,6 +210,7 @@ func (g *guest) migrate(to *qemu, socket string) {
 	}
 	g.qmp(g.qemu, "quit", nil)
 	<-g.qemu.ended
+	go g.read(to, g.qemu.rest) // it may have stopped in the middle of a line
 	g.qemu = to
 }
 

@@ -52,13 +52,14 @@ func TestQEMU(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, device string
+		reboot       bool
 	}{
-		{"split", ""},
-		{"packed", ",packed=on,num-queues=2,queue-size=256"},
+		{"split", "", true},
+		{"packed", ",packed=on,num-queues=2,queue-size=256", false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t)
-			r.life(c.device)
+			r.life(c.device, c.reboot)
 		})
 	}
 }
@@ -217,7 +218,8 @@ func (r *rig) reread() {
 	}
 }
 
-func (r *rig) life(device string) {
+// life is what happens to a machine.
+func (r *rig) life(device string, reboot bool) {
 	g := r.guest
 	first, second := filepath.Join(r.dir, "first"), filepath.Join(r.dir, "second")
 	backend := r.serve(first)
@@ -241,10 +243,12 @@ func (r *rig) life(device string) {
 
 	r.resize(g, diskBytes+(32<<20))
 
-	g.qmp(g.qemu, "system_reset", nil)
-	g.booted()
-	r.reread()
-	r.write(4, nil)
+	if reboot {
+		g.qmp(g.qemu, "system_reset", nil)
+		g.booted()
+		r.reread()
+		r.write(4, nil)
+	}
 
 	// To another QEMU and another back-end, as on another host, while it writes.
 	other := r.serve(second)
