@@ -292,6 +292,12 @@ class ErrorTest(Case):
             self.driver.create_volume(volume('a', 2))
         self.assertEqual(self.size('volume-a'), 7)
 
+    def test_an_earlier_attempt_with_another_size(self) -> None:
+        # Cinder fills its cache with a volume of the size of the image.
+        self.driver.create_volume(volume('a', 1))
+        self.driver.create_volume(volume('a', 3))
+        self.assertEqual(self.size('volume-a'), 3)
+
     def test_somebody_else_is_faster(self) -> None:
         self.cluster.busy = 2
         self.driver.create_volume(volume('a'))
@@ -509,16 +515,19 @@ class ConnectionTest(Case):
                                     'vitastor_attach = target'):
             self.driver.validate_connector(FAR)
 
-    def test_network_disks_for_a_patched_nova(self) -> None:
+    def test_a_patched_nova(self) -> None:
         connector = {**FAR, 'vitastor': True}
         self.driver.validate_connector(connector)
         info = self.driver.initialize_connection(volume('a'), connector)
         self.assertEqual(info, {'driver_volume_type': 'vitastor', 'data': {
             'config_path': '/nonexistent', 'etcd_address': '10.0.0.9:2379',
             'etcd_prefix': '/vitastor', 'name': 'volume-a', 'discard': True,
+            'device': True,
             'logical_block_size': '512', 'physical_block_size': '4096'}})
+        self.driver.terminate_connection(volume('a'), connector)
         self.start(vitastor_attach='network')
         self.driver.validate_connector(FAR)
+        info['data']['device'] = False
         self.assertEqual(info, self.driver.initialize_connection(
             volume('a'), FAR))
         self.driver.terminate_connection(volume('a'), FAR)

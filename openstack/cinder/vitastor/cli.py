@@ -131,8 +131,8 @@ class Cli:
                parent: str = '') -> None:
         """Make an image, or a clone of a snapshot.
 
-        If it exists with that size and parent, an earlier attempt made it:
-        names of images contain the UUID of their volume.
+        If it exists with that parent, and is not bigger, an earlier attempt
+        made it: names of images contain the UUID of their volume.
         """
         options = ['--size', str(size)] if size else []
         options += ['--pool', pool] if pool else []
@@ -140,14 +140,14 @@ class Cli:
         try:
             self._json('create', *options, name)
         except CliError as e:
-            if e.errno != errno.EEXIST or not self._same(name, size, parent):
+            if e.errno != errno.EEXIST:
                 raise
-
-    def _same(self, name: str, size: int, parent: str) -> bool:
-        image = self.find(name)
-        return (image is not None and not image.deleted
-                and image.parent == parent
-                and (not size or image.size == size))
+            image = self.find(name)
+            if (image is None or image.deleted or image.parent != parent
+                    or size and image.size > size):
+                raise
+            if image.size < size:
+                self.grow(name, size)
 
     def snapshot(self, name: str, snapshot: str, pool: str = '') -> None:
         """Make the snapshot NAME@SNAPSHOT, unless it exists.

@@ -1,6 +1,7 @@
 """How servers get at volumes.
 
-    network   Nova tells libvirt a network disk (Nova and libvirt are patched)
+    network   Nova on the host of the server does it: it makes a block device
+              there, or tells libvirt a network disk (libvirt is patched)
     device    a block device of this host: for servers, backups and copies here
     target    such a device, exported by one of Cinder's own iSCSI or NVMe-oF
               targets: for servers anywhere
@@ -64,7 +65,7 @@ class Connections:
             raise exception.InvalidConnectorException(missing=(
                 f'host {connector.get("host")} does not know Vitastor '
                 'volumes, and block devices are made on '
-                f'{cfg.CONF.host} only: patch Nova and libvirt there, or set '
+                f'{cfg.CONF.host} only: patch Nova there, or set '
                 'vitastor_attach = target'))
 
     # ---- connections
@@ -74,19 +75,20 @@ class Connections:
         """Connect a volume, or a snapshot (no volume)."""
         way = self._way(connector)
         if way == 'network':
-            return self._network_disk(image)
+            return self._for_nova(image, device=self._mode == 'auto')
         if way == 'target' and volume is not None:
             return self._target.initialize_connection(volume, connector)
         path = self._attach(image, readonly=volume is None)
         return {'driver_volume_type': 'local',
                 'data': {'device_path': path, 'discard': True}}
 
-    def _network_disk(self, image: str) -> dict:
+    def _for_nova(self, image: str, device: bool) -> dict:
         return {'driver_volume_type': 'vitastor',
                 'data': {'config_path': self._cluster.config_path,
                          'etcd_address': self._cluster.etcd_address,
                          'etcd_prefix': self._cluster.etcd_prefix,
                          'name': image,
+                         'device': device,
                          'discard': True,
                          'logical_block_size': '512',
                          'physical_block_size': '4096'}}
@@ -97,7 +99,8 @@ class Connections:
         if self._mode == 'target':
             self._target.terminate_connection(volume, connector, **kwargs)
             return len(volume.volume_attachment) > 1
-        if connector and not self._is_here(connector):
+        if connector and (self._way(connector) == 'network'
+                          or not self._is_here(connector)):
             return False
         if self._attached_here(volume) > 1:
             return True

@@ -52,7 +52,7 @@ def volume_entry(image: Image, cinder_id: Optional[str]) -> dict:
             'safe_to_manage': reason is None,
             'reason_not_safe': reason,
             'cinder_id': cinder_id,
-            'extra_info': f'pool {image.pool_name}'}
+            'extra_info': {'pool': image.pool_name}}
 
 
 def snapshot_entry(image: Image, cinder_id: Optional[str]) -> dict:

@@ -21,8 +21,8 @@ OPTIONS = [
                     'Vitastor 3.0.'),
     cfg.StrOpt('vitastor_attach', default='auto',
                choices=[
-                   ('auto', 'network disks for hosts whose Nova says that it '
-                            'knows them, a device for this host'),
+                   ('auto', 'hosts whose Nova is patched make block devices '
+                            'themselves; others must be this host'),
                    ('device', 'a block device of this host'),
                    ('target', 'a block device of this host, exported with '
                               'target_helper (iSCSI, NVMe-oF)'),

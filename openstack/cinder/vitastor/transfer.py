@@ -23,6 +23,7 @@ from . import errors
 from .cli import Cli
 
 GIB = 1 << 30
+LUKS_ATTEMPTS = 5
 
 
 class Transfer:
@@ -101,7 +102,9 @@ class Transfer:
                 '-o', 'key-secret=luks_sec,'
                 f'cipher-alg={cipher["cipher_alg"]},'
                 f'cipher-mode={cipher["cipher_mode"]},'
-                f'ivgen-alg={cipher["ivgen_alg"]}', *files)
+                f'ivgen-alg={cipher["ivgen_alg"]}', *files,
+                # It measures the CPU, which sometimes fails on busy hosts.
+                attempts=LUKS_ATTEMPTS)
         finally:
             os.unlink(secret)
 
