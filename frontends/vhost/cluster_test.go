@@ -257,6 +257,7 @@ func (s *served) mistakes() {
 		{"1 to 64 queues", []string{"serve", "--image", "image1", "--socket", "x", "--num-queues", "65", config}},
 		{"4 to 1024 descriptors", []string{"map", "--image", "image1", "--queue-size", "2", config}},
 		{"octal permissions", []string{"map", "--image", "image1", "--mode", "9", config}},
+		{"--group nobody-of-that", []string{"map", "--image", "image1", "--group", "nobody-of-that", config}},
 		{"107 bytes", []string{"map", "--image", "image1", "--socket", "/tmp/" + strings.Repeat("x", 120), config}},
 		{"no such file or directory", []string{"map", "--image", "image1", "--socket", "/nowhere/s", config}},
 		{"which socket?", []string{"unmap"}},

@@ -40,6 +40,7 @@ type Config struct {
 	Disk blockdev.Disk
 	Path string // of the socket
 	Mode os.FileMode
+	GID  int // its group; 0 = ours
 	// Serial is what the guest can ask for; 20 bytes count.
 	Serial    string
 	ReadOnly  bool
@@ -88,7 +89,10 @@ func New(c Config) (*Export, error) {
 		return nil, fmt.Errorf("cannot listen on %s: %w", c.Path, err)
 	}
 	x.listener = fd
-	if c.Mode != 0 {
+	if c.GID != 0 {
+		err = os.Chown(c.Path, -1, c.GID)
+	}
+	if err == nil && c.Mode != 0 {
 		err = os.Chmod(c.Path, c.Mode)
 	}
 	if err == nil {

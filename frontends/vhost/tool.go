@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -48,6 +49,7 @@ var usage = option.Tool{
 	Flags: slices.Concat(session.Flags, []option.Flag{
 		{Name: "socket", Value: "PATH", Doc: "where the hypervisor connects; for several images (--image A,B) as many (default of map: in /run/vitastor)"},
 		{Name: "mode", Value: "OCTAL", Doc: "permissions of the socket (default 660)"},
+		{Name: "group", Value: "NAME", Doc: "group of the socket, whose members may connect (default: that of this process)"},
 		{Name: "num_queues", Value: "NUMBER", Doc: "queues that are offered, 1 to 64 (default 16)"},
 		{Name: "queue_size", Value: "NUMBER", Doc: "descriptors of a queue that requests are made for, 4 to 1024 (default 128)"},
 		{Name: "serial", Value: "TEXT", Doc: "what the guest finds in /sys/block/vdX/serial (default: the name of the image)"},
@@ -207,6 +209,54 @@ type service struct {
 
 // settings reads the options.
 func (s *service) settings(c *command) error {
+	if err := s.choose(c); err != nil {
+		return err
+	}
+	queues, err := session.Number(c.Command, "num_queues", QueuesDefault)
+	if err != nil {
+		return err
+	}
+	size, err := session.Number(c.Command, "queue_size", virtio.QueueSizeDefault)
+	if err != nil {
+		return err
+	}
+	if queues < 1 || queues > virtio.QueuesMax || size < 4 || size > virtio.QueueSizeMax {
+		return fmt.Errorf("--num_queues %d --queue_size %d: 1 to %d queues of 4 to %d descriptors are possible",
+			queues, size, virtio.QueuesMax, virtio.QueueSizeMax)
+	}
+	s.config = Config{ReadOnly: c.flag("readonly"), Queues: int(queues), QueueSize: int(size), Serial: c.Flags["serial"]}
+	// A server that is killed would take with it what the guest believes written,
+	// while the guest lives on.
+	if c.Options.Values.Get("client_writeback_allowed") == nil {
+		c.Options.Values.SetString("client_writeback_allowed", "false")
+	}
+	return s.access(c)
+}
+
+// access reads who may connect.
+func (s *service) access(c *command) error {
+	s.config.Mode = modeDefault
+	if text := c.Flags["mode"]; text != "" {
+		mode, err := strconv.ParseUint(text, 8, 9)
+		if err != nil {
+			return fmt.Errorf("--mode %s: octal permissions are expected, such as 660", text)
+		}
+		s.config.Mode = os.FileMode(mode)
+	}
+	if name := c.Flags["group"]; name != "" {
+		g, err := user.LookupGroup(name)
+		if err == nil {
+			s.config.GID, err = strconv.Atoi(g.Gid)
+		}
+		if err != nil {
+			return fmt.Errorf("--group %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// choose reads which images are served, and where.
+func (s *service) choose(c *command) error {
 	if names := c.names("image"); len(names) > 1 {
 		for _, name := range names {
 			s.targets = append(s.targets, session.Target{Image: name})
@@ -228,30 +278,6 @@ func (s *service) settings(c *command) error {
 			return err
 		}
 		s.paths = append(s.paths, path)
-	}
-	queues, err := session.Number(c.Command, "num_queues", QueuesDefault)
-	if err != nil {
-		return err
-	}
-	size, err := session.Number(c.Command, "queue_size", virtio.QueueSizeDefault)
-	if err != nil {
-		return err
-	}
-	if queues < 1 || queues > virtio.QueuesMax || size < 4 || size > virtio.QueueSizeMax {
-		return fmt.Errorf("--num_queues %d --queue_size %d: 1 to %d queues of 4 to %d descriptors are possible",
-			queues, size, virtio.QueuesMax, virtio.QueueSizeMax)
-	}
-	mode := uint64(modeDefault)
-	if text := c.Flags["mode"]; text != "" {
-		if mode, err = strconv.ParseUint(text, 8, 9); err != nil {
-			return fmt.Errorf("--mode %s: octal permissions are expected, such as 660", text)
-		}
-	}
-	s.config = Config{ReadOnly: c.flag("readonly"), Queues: int(queues), QueueSize: int(size), Mode: os.FileMode(mode), Serial: c.Flags["serial"]}
-	// A server that is killed would take with it what the guest believes written,
-	// while the guest lives on.
-	if c.Options.Values.Get("client_writeback_allowed") == nil {
-		c.Options.Values.SetString("client_writeback_allowed", "false")
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -733,9 +734,13 @@ func countFDs(t *testing.T, name string) (n int) {
 }
 
 func TestPathTaken(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Mode = 0o600 })
-	if info, err := os.Stat(r.path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Error(info.Mode(), err)
+	gid := os.Getgid()
+	if os.Getuid() == 0 {
+		gid = 4242
+	}
+	r := newRig(t, func(c *Config) { c.Mode, c.GID = 0o600, gid })
+	if info, err := os.Stat(r.path); err != nil || info.Mode().Perm() != 0o600 || int(info.Sys().(*syscall.Stat_t).Gid) != gid {
+		t.Error(info, err)
 	}
 	r.on(func() {
 		if _, err := New(Config{Loop: r.l, Env: r.l.Env(), Disk: r.disk, Path: r.path}); err == nil || !strings.Contains(err.Error(), r.path) {

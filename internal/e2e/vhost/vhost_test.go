@@ -32,6 +32,7 @@ type rig struct {
 	*testing.T
 	dir     string
 	c       *cluster.Cluster
+	image   string
 	program string
 	guest   *guest
 	wrote   map[string]string // hashes that the machine told after fsync
@@ -66,13 +67,19 @@ func TestQEMU(t *testing.T) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	return newRigOf(t, "disk")
+}
+
+// newRigOf makes a cluster with one image.
+func newRigOf(t *testing.T, image string) *rig {
+	t.Helper()
 	need(t, "qemu-system-x86_64", "qemu-system-x86", machine.Sbin("mke2fs"), "e2fsprogs", "as", "binutils", "xz", "xz-utils")
 	// Paths of unix sockets may not be long.
 	dir, err := os.MkdirTemp("/dev/shm", "vhost-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{T: t, dir: dir, program: filepath.Join(dir, "vitastor-vhost"), wrote: map[string]string{}}
+	r := &rig{T: t, dir: dir, image: image, program: filepath.Join(dir, "vitastor-vhost"), wrote: map[string]string{}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	packages, err := vm.Packages(machine.CacheDir())
 	if errors.Is(err, machine.ErrNoPackages) && os.Getenv("CI") == "" {
@@ -103,7 +110,7 @@ func newRig(t *testing.T) *rig {
 	})
 	r.must(r.c.Start())
 	r.must(r.c.CreatePool(1, cluster.Replicated("vms", 2, 8)))
-	r.must(r.c.CreateImage(1, 1, "disk", diskBytes))
+	r.must(r.c.CreateImage(1, 1, image, diskBytes))
 	r.guest = newGuest(t, dir)
 	r.importDisk(packages)
 	return r
@@ -129,7 +136,7 @@ func (r *rig) serve(socket string) *exec.Cmd {
 	log, err := os.OpenFile(socket+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	r.must(err)
 	defer log.Close()
-	cmd := exec.Command(r.program, "serve", "--image", "disk", "--socket", socket, "--config_path", r.c.ConfigFile())
+	cmd := exec.Command(r.program, "serve", "--image", r.image, "--socket", socket, "--config_path", r.c.ConfigFile())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.Stderr = log
 	out, err := cmd.StdoutPipe()
@@ -266,7 +273,7 @@ func (r *rig) life(device string, reboot bool) {
 // resize makes the image larger; the machine sees it without a reboot.
 func (r *rig) resize(g *guest, bytes uint64) {
 	r.Helper()
-	r.must(r.c.PutJSON(r.c.Keys.InodeConfig(meta.MakeInode(1, 1)), map[string]any{"name": "disk", "size": bytes}))
+	r.must(r.c.PutJSON(r.c.Keys.InodeConfig(meta.MakeInode(1, 1)), map[string]any{"name": r.image, "size": bytes}))
 	want := fmt.Sprintf("size %d", bytes/512)
 	r.must(r.c.Until("the new size in the machine", 10*time.Second, func() (err error) {
 		g.do("size", func(line string) {
