@@ -24,10 +24,10 @@ case "\$1" in
 ls) echo "{"; sep=; for f in [0-9]*; do [ -f "\$f" ] || continue; echo "\$sep\\"$device\$f\\": {\$(cat \$f)}"; sep=,; done; echo "}" ;;
 unmap|netlink-unmap) [ -f busy ] && { echo "vitastor-$name: \$2 is in use" >&2; exit 1; }; rm "\${2#$device}" ;;
 map|netlink-map) [ -f broken ] && { echo "vitastor-$name: image \$3 does not exist" >&2; exit 1; }
-  n=0; while [ -f \$n ]; do n=\$((n+1)); done
-  [ "\$4" = --recover ] && n=\$(grep -l dead [0-9]*)
+  n=\$(grep -l dead [0-9]* 2>/dev/null) || { n=0; while [ -f \$n ]; do n=\$((n+1)); done; }
   how=$name; [ "\$1" = netlink-map ] && how=netlink
-  echo "\\"image\\": \\"\$3\\", \\"config_path\\": \\"\$5\\", \\"interface\\": \\"\$how\\"" > \$n
+  image=\$3; while [ "\$1" != --config_path ]; do shift; done
+  echo "\\"image\\": \\"\$image\\", \\"config_path\\": \\"\$2\\", \\"interface\\": \\"\$how\\"" > \$n
   [ -f kill ] && kill -9 \$PPID
   echo $device\$n ;;
 esac
@@ -123,7 +123,7 @@ subtest 'a server that has died' => sub {
     close($out);
     $plugin->activate_volume('st', $scfg, $volume);
     is(readlink($link), '/dev/ublkb0');
-    like(calls('ublk'), qr!\nmap --image pve/$volume --recover --config_path /a.conf\n$!);
+    like(calls('ublk'), qr!\nmap --image pve/$volume --config_path /a.conf\n$!);
     $plugin->deactivate_volume('st', $scfg, $volume);
 };
 
@@ -149,17 +149,39 @@ EOS
     program('vduse', 'exit 1');
 };
 
-subtest 'with systemd, devices do not belong to the service that made them' => sub {
+subtest 'with systemd' => sub {
     mkdir("$dir/systemd");
     local $PVE::Storage::Vitastor::Attach::SYSTEMD_DIR = "$dir/systemd";
-    program('systemd-run', qq(echo "\$@" | grep -o -- '--scope' > $dir/scope; while [ "\${1#--}" != "\$1" ]; do shift; done; exec "\$@"));
+    program('systemd-run', <<"EOS");
+echo "\$@" > $dir/systemd/options
+while [ "\${1#--}" != "\$1" ]; do
+  case "\$1" in --scope) scope=1;; *append:*) log=\${1##*append:};; --unit=*) touch "$dir/systemd/\${1#--unit=}";; esac; shift
+done
+[ "\$scope" ] && exec "\$@"
+"\$@" >/dev/null 2>>\$log
+EOS
+    program('systemctl', qq([ -f "$dir/systemd/\$2" ] || { echo "Unit \$2 not loaded." >&2; exit 5; }; rm "$dir/systemd/\$2"));
     unlink($PVE::Storage::Vitastor::CLI::PROGRAM{vduse});
+
     $plugin->map_volume('st', {%base}, $volume);
-    is(PVE::Tools::file_get_contents("$dir/scope"), "--scope\n");
+    like(PVE::Tools::file_get_contents("$dir/systemd/options"), qr/ --scope .*netlink-map/, 'not a part of the service that makes it');
     is(readlink($link), '/dev/nbd0');
-    like(calls('nbd'), qr/netlink-map --image/);
+    calls('nbd');
     $plugin->unmap_volume('st', {%base}, $volume);
     is(calls('nbd'), "netlink-unmap /dev/nbd0\n");
+
+    my $scfg = { %base, vitastor_attach => 'ublk' };
+    $plugin->map_volume('st', $scfg, $volume);
+    like(PVE::Tools::file_get_contents("$dir/systemd/options"), qr/ --property=Type=forking .*Restart=on-failure .*vitastor-ublk map --image/);
+    is(readlink($link), '/dev/ublkb0');
+    is(scalar(my @units = glob("$dir/systemd/vitastor-pve-ublk-*.service")), 1);
+    $plugin->unmap_volume('st', $scfg, $volume);
+    is(join(' ', glob("$dir/systemd/*.service")), '', 'the unit goes with the device');
+    flag('ublk/broken', 1);
+    is(fails(sub { $plugin->map_volume('st', $scfg, $volume) }), "vitastor-ublk: image pve/$volume does not exist\n");
+    flag('ublk/broken', 0);
+    is(join(' ', glob("$dir/systemd/*.service")), '', 'no unit that starts again and again');
+    $plugin->unmap_volume('st', $scfg, $volume);
 };
 
 subtest 'errors' => sub {

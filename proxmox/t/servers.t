@@ -98,7 +98,7 @@ EOS
     my @units = glob("$dir/systemd/*.service");
     is(scalar(@units), 1);
     open(my $file, '<', "$dir/systemd/options") or die $!;
-    like(<$file>, qr/--collect .*Before=pve-guests.service .*--unit=vitastor-pve-\w+\.service .*--property=Restart=always .* serve --image pve\/vm-100-disk-3 --socket/);
+    like(<$file>, qr/--collect .*Before=pve-guests.service .*--unit=vitastor-pve-socket-\w+\.service .*--property=Restart=always .* serve --image pve\/vm-100-disk-3 --socket/);
     $plugin->deactivate_volume('st', $scfg, 'vm-100-disk-3') for 1, 2;
     is(join(' ', glob("$dir/systemd/*.service")), '');
     server('echo "vitastor-nbd: no" >&2; exit 1');

@@ -17,7 +17,7 @@ use strict;
 use warnings;
 
 use Digest::SHA;
-use Fcntl qw(:flock);
+use Fcntl qw(:flock O_EXCL O_RDONLY);
 use File::Path ();
 use IO::Socket::UNIX;
 use POSIX ();
@@ -37,6 +37,9 @@ our $USERS_SECONDS = 2;
 
 # SOCKET_PATH_MAX is a limit of the kernel, with the final zero.
 use constant SOCKET_PATH_MAX => 108;
+
+# NBD_SECONDS is for how long requests of an NBD device wait for another process.
+use constant NBD_SECONDS => 300;
 
 # new: an image of a storage, IMAGE@SNAPSHOT included.
 sub new {
@@ -116,9 +119,17 @@ sub users {
     return scalar grep { m!^\S+: \S+ \S+ \S+ \S+ 03 +\d+ \Q$path\E$! } <$sockets>;
 }
 
+# unit is the name of the service for a way of access.
 sub unit {
-    my ($self) = @_;
-    return 'vitastor-pve-' . substr(Digest::SHA::sha1_hex($self->socket_path()), 0, 16) . '.service';
+    my ($self, $kind) = @_;
+    return "vitastor-pve-$kind-" . substr(Digest::SHA::sha1_hex($self->{base}), 0, 16) . '.service';
+}
+
+sub stop_unit {
+    my ($unit) = @_;
+    return if eval { spawn([program('systemctl'), 'stop', $unit]); 1 };
+    die $@ if $@ !~ /not loaded|not found/;
+    return;
 }
 
 # systemd_run begins a command that makes something which guests need: when the
@@ -145,7 +156,7 @@ sub begin_server {
     if (-d $SYSTEMD_DIR) {
         # Not a child of ours: it must survive a restart of pvedaemon.
         spawn([
-            $self->systemd_run('--unit=' . $self->unit()),
+            $self->systemd_run('--unit=' . $self->unit('socket')),
             (map { "--property=$_" } qw(Restart=always RestartSec=1 StartLimitIntervalSec=0), "StandardError=append:$log"),
             @command,
         ]);
@@ -171,11 +182,11 @@ sub refused {
 
 # said is what the server has logged.
 sub said {
-    my ($self) = @_;
-    open(my $log, '<', "$self->{base}.log") or return 'it says nothing';
+    my ($self, $file) = @_;
+    open(my $log, '<', $file // "$self->{base}.log") or return 'it says nothing';
     my @lines = grep { /\S/ } <$log>;
     chomp @lines;
-    my ($end) = grep { s/^vitastor-nbd: // } reverse @lines;
+    my ($end) = grep { s/^vitastor-\w+: // } reverse @lines;
     return $end if defined($end);
     my @last = @lines > 3 ? @lines[-3 .. -1] : @lines;
     return @last ? join('; ', @last) : 'it says nothing';
@@ -221,11 +232,7 @@ sub server_pid {
 # end_server ends whatever serves the socket. It is certain that nobody uses it.
 sub end_server {
     my ($self) = @_;
-    if (-d $SYSTEMD_DIR) {
-        eval { spawn([program('systemctl'), 'stop', $self->unit()]) };
-        my $problem = $@;
-        die $problem if $problem && $problem !~ /not loaded|not found/;
-    }
+    stop_unit($self->unit('socket')) if -d $SYSTEMD_DIR;
     if (my $pid = $self->server_pid()) {
         kill('TERM', $pid);
         wait_for($SERVER_SECONDS, sub { !$self->server_pid() })
@@ -262,14 +269,13 @@ sub restart {
 
 # ---- the block device
 
-# METHODS of devices, best first: verbs of the program, the modules of the kernel
-# and the file that shows that they are loaded.
+# METHODS of devices, best first: the modules of the kernel, and the file that
+# shows that they are loaded.
 my @METHODS = (
-    { name => 'vduse', map => 'map', modules => [qw(vduse virtio-vdpa)], file => '/dev/vduse/control' },
-    { name => 'ublk', map => 'map', modules => ['ublk_drv'], file => '/dev/ublk-control' },
-    { name => 'nbd', map => 'netlink-map', modules => ['nbd'], file => '/sys/module/nbd' },
+    { name => 'vduse', modules => [qw(vduse virtio-vdpa)], file => '/dev/vduse/control' },
+    { name => 'ublk', modules => ['ublk_drv'], file => '/dev/ublk-control' },
+    { name => 'nbd', modules => ['nbd'], file => '/sys/module/nbd' },
 );
-my %METHOD = map { ($_->{name} => $_) } @METHODS;
 
 # usable tells whether this node can make such devices.
 sub usable {
@@ -353,22 +359,76 @@ sub make_device {
     my $method = $dead ? $dead->{method} : device_method($wanted);
     die "image $self->{image} needs a block device, and this node can make none: it needs one of the kernel modules "
         . join(', ', map { $_->{modules}[0] } @METHODS) . ", and vitastor-client\n" if !$method;
-    # Its process must survive a restart of pvedaemon.
-    my @scope = -d $SYSTEMD_DIR ? $self->systemd_run('--scope') : ();
-    my @more = $method eq 'vduse' ? ('--name', $self->vduse_name()) : $dead && $method eq 'ublk' ? ('--recover') : ();
-    my @out = spawn([@scope, program($method), $METHOD{$method}{map}, '--image', $self->{image}, @more, @{ $self->{options} }]);
+    return $self->make_nbd() if $method eq 'nbd';
+    # If there is the device already, map goes on with it.
+    my @name = $method eq 'vduse' ? ('--name', $self->vduse_name()) : ();
+    my @map = (program($method), 'map', '--image', $self->{image}, @name, @{ $self->{options} });
+    return $self->make_by_systemd($method, @map) if -d $SYSTEMD_DIR;
+    return device_of($method, spawn(\@map));
+}
+
+sub device_of {
+    my ($method, @out) = @_;
     my ($device) = map { m!^(/dev/\S+)! ? $1 : () } @out;
     return $device // die "vitastor-$method map: it says no device\n";
 }
 
-# detach removes the devices of the image. The programs refuse if they are used.
+# make_by_systemd lets systemd run map again when the server dies.
+sub make_by_systemd {
+    my ($self, $method, @map) = @_;
+    my ($unit, $log, $pid) = ($self->unit($method), "$self->{base}.device.log", "$self->{base}.device.pid");
+    stop_unit($unit);
+    unlink($log);
+    my @properties = ('Type=forking', "PIDFile=$pid", qw(KillMode=mixed Restart=on-failure RestartSec=1 StartLimitIntervalSec=0), "StandardError=append:$log");
+    eval { spawn([$self->systemd_run("--unit=$unit"), (map { "--property=$_" } @properties), @map, '--pidfile', $pid, '--logfile', $log]) };
+    my $problem = $@;
+    my ($there) = grep { $_->{method} eq $method && !$_->{dead} } $self->mapped();
+    return $there->{device} if $there;
+    my $said = $self->said($log);
+    stop_unit($unit);
+    die "vitastor-$method: " . (-s $log || !$problem ? "$said\n" : $problem);
+}
+
+# make_nbd uses netlink, so that requests wait when the process of a device has
+# died. The device to which the link points is given another process.
+sub make_nbd {
+    my ($self) = @_;
+    my ($there) = (readlink($self->{link}) // '') =~ m!^/dev/(nbd\d+)$!;
+    my @scope = -d $SYSTEMD_DIR ? $self->systemd_run('--scope') : ();
+    my @options = ('--image', $self->{image}, '--nbd_conn_timeout', NBD_SECONDS, @{ $self->{options} });
+    if ($there && sectors($there)) {
+        my $revived = eval { device_of('nbd', spawn([@scope, program('nbd'), 'netlink-revive', "/dev/$there", @options])) };
+        return $revived if $revived;
+    }
+    return device_of('nbd', spawn([@scope, program('nbd'), 'netlink-map', @options]));
+}
+
+# sectors is the size of a block device; 0 = it is not in use.
+sub sectors {
+    my ($name) = @_;
+    open(my $file, '<', "/sys/class/block/$name/size") or return 0;
+    return <$file> + 0;
+}
+
+# in_use tells whether a device is mounted or otherwise claimed, or some process
+# (such as QEMU) has it open. NBD and ublk would take it away all the same.
+sub in_use {
+    my ($device) = @_;
+    sysopen(my $handle, $device, O_RDONLY | O_EXCL) or return $!{EBUSY};
+    close($handle);
+    return scalar grep { (readlink($_) // '') eq $device } glob('/proc/[0-9]*/fd/*');
+}
+
+# detach removes the devices of the image, unless they are used.
 sub detach {
     my ($self) = @_;
     return if !-l $self->{link};
     return $self->locked(sub {
         for my $found ($self->mapped()) {
+            die "image $self->{image} is in use: $found->{device}\n" if in_use($found->{device});
             my $unmap = ($found->{interface} // '') eq 'netlink' ? 'netlink-unmap' : 'unmap';
             spawn([program($found->{method}), $unmap, $found->{device}]);
+            stop_unit($self->unit($found->{method})) if -d $SYSTEMD_DIR;
         }
         unlink($self->{link});
         return;
@@ -382,10 +442,8 @@ sub is_attached { return -e $_[0]{link} }
 sub wait_size {
     my ($self, $bytes) = @_;
     my ($name) = (readlink($self->{link}) // '') =~ m!([^/]+)$! or return 1;
-    return wait_for(10, sub {
-        open(my $file, '<', "/sys/class/block/$name/size") or return 1;
-        return <$file> * 512 >= $bytes;
-    });
+    return 1 if !-e "/sys/class/block/$name";
+    return wait_for(10, sub { sectors($name) * 512 >= $bytes });
 }
 
 1;
