@@ -103,25 +103,25 @@ sub json_name {
     return 'json:' . PVE::Storage::Vitastor::CLI::to_utf8({ driver => 'raw', file => $options });
 }
 
-# qemu_io does I/O on an activated volume, in both ways in which Proxmox names
-# it, and returns what the commands print; a failed one is an exception.
+# qemu_io does I/O on an activated volume, which it names as Proxmox 9 and 8 do by
+# turns, and returns what the commands print; a failed one is an exception.
+my $turn = 0;
+
 sub qemu_io {
     my ($scfg, $volume, @commands) = @_;
     my $snap = $volume =~ s/@(.*)// ? $1 : undef;
     $plugin->activate_volume('st', $scfg, $volume, $snap, {});
     my $out = '';
-    for my $name (json_name($scfg, $volume, $snap), scalar($plugin->path($scfg, $volume, 'st', $snap))) {
-        $out = '';
-        my @how = ($snap || $volume =~ /base-[^\/]+$/ ? '-r' : (), $name =~ /^json/ ? () : ('-f', 'raw'));
-        my $ok = eval {
-            PVE::Tools::run_command(
-                ['/usr/bin/qemu-io', @how, (map { ('-c', $_) } @commands), clean($name)],
-                outfunc => sub { $out .= "$_[0]\n" }, errfunc => sub { $out .= "$_[0]\n" },
-            );
-            1;
-        };
-        die "qemu-io @commands: $out$@" if !$ok || $out =~ /fail|error/i;
-    }
+    my $name = $turn++ % 2 ? json_name($scfg, $volume, $snap) : $plugin->path($scfg, $volume, 'st', $snap);
+    my @how = ($snap || $volume =~ /base-[^\/]+$/ ? '-r' : (), $name =~ /^json/ ? () : ('-f', 'raw'));
+    my $ok = eval {
+        PVE::Tools::run_command(
+            ['/usr/bin/qemu-io', @how, (map { ('-c', $_) } @commands), clean($name)],
+            outfunc => sub { $out .= "$_[0]\n" }, errfunc => sub { $out .= "$_[0]\n" },
+        );
+        1;
+    };
+    die "qemu-io @commands: $out$@" if !$ok || $out =~ /fail|error/i;
     $plugin->deactivate_volume('st', $scfg, $volume, $snap, {});
     return $out;
 }
