@@ -14,6 +14,7 @@ type Kernel interface {
 	Load(maxDevices, maxPart int) error
 	Exists(index int) bool
 	PID(index int) int
+	SizeBytes(index int) uint64
 	CommandLine(pid int) []string
 	Processes() []int
 	// Attach and the device's Run are called on one thread.

@@ -3,7 +3,9 @@ package nbd
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"syscall"
+	"time"
 
 	"vitastor/frontends/blockdev"
 	"vitastor/frontends/blockdev/daemon"
@@ -120,8 +122,7 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 	if err != nil {
 		return err
 	}
-	ready(netlink.Path(m.index))
-	err = m.wait()
+	err = m.wait(func() { ready(netlink.Path(m.index)) })
 	if e := m.cluster.Do(func(done func(error)) { m.server.Shutdown(func() { done(nil) }) }); err == nil {
 		err = e
 	}
@@ -273,12 +274,16 @@ func (m *mapping) resized(bytes uint64) {
 	}()
 }
 
-// wait returns when the device was disconnected. A signal disconnects it.
-func (m *mapping) wait() error {
-	ended := make(chan struct{})
-	defer close(ended)
+// wait returns when the device was disconnected. A signal disconnects it. ready
+// is called when the device can be used.
+func (m *mapping) wait(ready func()) error {
 	if m.device != nil {
-		go func() {
+		var others sync.WaitGroup
+		defer others.Wait()
+		ended := make(chan struct{})
+		defer close(ended)
+		others.Go(func() { m.announce(ready, ended) })
+		others.Go(func() {
 			select {
 			case <-m.tool.Signals:
 				if err := m.device.Disconnect(); err != nil {
@@ -286,15 +291,34 @@ func (m *mapping) wait() error {
 				}
 			case <-ended:
 			}
-		}()
+		})
 		return m.device.Run()
 	}
+	ready()
 	select {
 	case <-m.empty:
 		return nil
 	case <-m.tool.Signals:
 		return m.tool.Kernel.Disconnect(m.index)
 	}
+}
+
+const (
+	announceLimit = 10 * time.Second
+	announcePause = 2 * time.Millisecond
+)
+
+// announce calls ready when the device has its size, which the kernel gives it
+// only in Device.Run.
+func (m *mapping) announce(ready func(), ended <-chan struct{}) {
+	for end := time.Now().Add(announceLimit); m.tool.Kernel.SizeBytes(m.index) == 0 && time.Now().Before(end); {
+		select {
+		case <-ended:
+			return
+		case <-time.After(announcePause):
+		}
+	}
+	ready()
 }
 
 // unmap is the command, and netlink-unmap.

@@ -28,8 +28,12 @@ type fakeKernel struct {
 
 	mu       sync.Mutex
 	events   []string
+	looks    int // at sizes; the first ones see that there is none yet
 	attached chan *fakeDevice
 }
+
+// looksMin is how often one has to look before a device has a size.
+const looksMin = 4
 
 // fakeDevice is the other end of the sockets: what the kernel does with them.
 type fakeDevice struct {
@@ -60,7 +64,15 @@ func (k *fakeKernel) noted(what string) bool {
 func (k *fakeKernel) Load(devices, parts int) error { k.note("load %d %d", devices, parts); return nil }
 func (k *fakeKernel) Exists(i int) bool             { return i < k.devices }
 func (k *fakeKernel) PID(i int) int                 { return k.pids[i] }
-func (k *fakeKernel) CommandLine(pid int) []string  { return k.commands[pid] }
+func (k *fakeKernel) SizeBytes(int) uint64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.looks++; k.looks < looksMin {
+		return 0
+	}
+	return mib
+}
+func (k *fakeKernel) CommandLine(pid int) []string { return k.commands[pid] }
 func (k *fakeKernel) Processes() (list []int) {
 	for pid := range k.commands {
 		list = append(list, pid)
@@ -208,6 +220,9 @@ func (s *served) mapped() {
 	}))
 	m.signals <- syscall.SIGTERM
 	m.ended(0)
+	if k.looks != looksMin {
+		s.Errorf("the device is announced after %d looks at its size", k.looks)
+	}
 	if !k.noted("load 64 3") || m.out.String() != netlink.Path(d.index)+"\n" {
 		s.Errorf("%q %q", k.events, m.out.String())
 	}

@@ -173,6 +173,17 @@ func (s Sys) PID(index int) int {
 	return pid
 }
 
+// SizeBytes is that of a device; 0 = it is not served.
+func (s Sys) SizeBytes(index int) uint64 {
+	text, err := os.ReadFile(s.path("sys/block/nbd%d/size", index))
+	if err != nil {
+		return 0
+	}
+	const sector = 512
+	sectors, _ := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 54)
+	return sectors * sector
+}
+
 // CommandLine is that of a process; nil = there is no such process.
 func (s Sys) CommandLine(pid int) []string {
 	text, err := os.ReadFile(s.path("proc/%d/cmdline", pid))

@@ -140,7 +140,7 @@ func TestSys(t *testing.T) {
 	if s.Loaded() || s.Exists(0) || s.PID(0) != 0 || s.CommandLine(5) != nil || s.Processes() != nil {
 		t.Error("there is something in an empty folder")
 	}
-	for name, text := range map[string]string{"sys/module/nbd/x": "", "sys/block/nbd0/pid": "123\n", "sys/block/nbd1/size": "0",
+	for name, text := range map[string]string{"sys/module/nbd/x": "", "sys/block/nbd0/pid": "123\n", "sys/block/nbd1/size": "0", "sys/block/nbd0/size": "2048\n",
 		"proc/123/cmdline": "/usr/bin/vitastor-nbd\x00map\x00--image\x00a b\x00", "proc/self/x": ""} {
 		path := filepath.Join(root, name)
 		os.MkdirAll(filepath.Dir(path), 0o755)
@@ -148,7 +148,7 @@ func TestSys(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !s.Loaded() || !s.Exists(0) || !s.Exists(1) || s.Exists(2) || s.PID(0) != 123 || s.PID(1) != 0 {
+	if !s.Loaded() || !s.Exists(0) || !s.Exists(1) || s.Exists(2) || s.PID(0) != 123 || s.PID(1) != 0 || s.SizeBytes(0) != 1<<20 || s.SizeBytes(1) != 0 || s.SizeBytes(2) != 0 {
 		t.Error("devices are not found")
 	}
 	if got := s.CommandLine(123); !slices.Equal(got, []string{"/usr/bin/vitastor-nbd", "map", "--image", "a b"}) {
