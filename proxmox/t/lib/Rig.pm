@@ -126,6 +126,18 @@ sub qemu_io {
     return $out;
 }
 
+# What a failed test has left ends with it.
+my $main = $$;
+
+END {
+    if ($$ == $main) {
+        for my $file (map { clean($_) } glob("$dir/run*/*/*.pid")) {
+            open(my $in, '<', $file) or next;
+            kill('KILL', clean(<$in>));
+        }
+    }
+}
+
 sub reset_calls { unlink("$dir/$_") for qw(steps calls kill-at); return }
 
 # killed_at runs code in a process that is killed at a step: "before 3" is when

@@ -115,8 +115,9 @@ sub users {
     my ($self) = @_;
     open(my $sockets, '<', '/proc/net/unix') or die "/proc/net/unix: $!\n";
     my $path = $self->socket_path();
-    # The sixth column is 03 for a connection, 01 for the listening socket.
-    return scalar grep { m!^\S+: \S+ \S+ \S+ \S+ 03 +\d+ \Q$path\E$! } <$sockets>;
+    # The sixth column is 03 for a connection, 02 for one that the server has not
+    # accepted yet, 01 for the listening socket.
+    return scalar grep { m!^\S+: \S+ \S+ \S+ \S+ 0[23] +\d+ \Q$path\E$! } <$sockets>;
 }
 
 # unit is the name of the service for a way of access.
