@@ -14,7 +14,7 @@ const logPage = 4096
 type dirtyLog struct{ mapping *guestmem.Mapping }
 
 func newDirtyLog(a logArea, fd int) (*dirtyLog, error) {
-	m, err := guestmem.Map(fd, a.offset, a.size, true)
+	m, err := guestmem.MapFile(fd, a.offset, a.size, true)
 	if err != nil {
 		return nil, fmt.Errorf("migration log: %w", err)
 	}

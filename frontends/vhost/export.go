@@ -24,6 +24,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"vitastor/frontends/blockdev"
 	"vitastor/frontends/virtio"
@@ -66,6 +67,7 @@ type Export struct {
 	draining []*client
 	closed   func() // of Close
 	served   Stats  // of former clients
+	retry    env.Timer
 }
 
 // Stats counts what all queues of all clients did.
@@ -80,6 +82,7 @@ func New(c Config) (*Export, error) {
 		c.Queues = QueuesDefault
 	}
 	x := &Export{c: c, log: c.Log}
+	x.retry.Fire = x.tryListen
 	if x.log == nil {
 		x.log = slog.New(slog.DiscardHandler)
 	}
@@ -123,6 +126,7 @@ func (x *Export) pauseListen() {
 // unlisten removes the socket.
 func (x *Export) unlisten() {
 	x.pauseListen()
+	x.c.Env.Clock.Disarm(&x.retry)
 	if x.listener >= 0 {
 		sys.Close(x.listener)
 		os.Remove(x.c.Path)
@@ -130,20 +134,34 @@ func (x *Export) unlisten() {
 	}
 }
 
+// retryInterval is between attempts to accept a client, when there are no
+// descriptors or no memory.
+const retryInterval = time.Second
+
+func (x *Export) tryListen() {
+	if err := x.listen(); err != nil {
+		x.log.Error("no client can be accepted", "err", err)
+		x.c.Env.Clock.Arm(&x.retry, retryInterval)
+	}
+}
+
 // accept takes one client; others wait in the kernel.
 func (x *Export) accept() {
 	fd, e := sys.AcceptUnix(x.listener)
-	switch {
-	case e == syscall.EAGAIN:
-		return
-	case e != 0:
-		x.log.Error("a client cannot be accepted", "err", e)
+	if e == syscall.EAGAIN {
 		return
 	}
-	s, err := newClient(x, fd)
+	var s *client
+	err := error(e)
+	if e == 0 {
+		if s, err = newClient(x, fd); err != nil {
+			sys.Close(fd)
+		}
+	}
 	if err != nil {
-		x.log.Error("a client cannot be served", "err", err)
-		sys.Close(fd)
+		x.log.Error("a client cannot be accepted", "err", err)
+		x.pauseListen()
+		x.c.Env.Clock.Arm(&x.retry, retryInterval)
 		return
 	}
 	x.log.Info("client")
@@ -157,18 +175,14 @@ func (x *Export) accept() {
 func (x *Export) left(s *client) {
 	x.active = nil
 	x.draining = append(x.draining, s)
-	if err := x.listen(); err != nil {
-		x.log.Error("no more clients", "err", err)
-	}
+	x.tryListen()
 }
 
 // drained is called when nothing of a former client is in flight any more.
 func (x *Export) drained(s *client) {
 	x.served.add(s)
 	x.draining = slices.DeleteFunc(x.draining, func(o *client) bool { return o == s })
-	if err := x.listen(); err != nil {
-		x.log.Error("no more clients", "err", err)
-	}
+	x.tryListen()
 	if x.active != nil {
 		x.active.updateRings()
 	}

@@ -29,7 +29,7 @@ func FuzzMessages(f *testing.F) {
 	}{
 		{0, frontend.GetFeatures, nil}, {0, frontend.SetProtocol, u64(protocolOffered)}, {0, frontend.SetFeatures, u64(1<<32 | 1<<30 | 1<<28)},
 		{1, frontend.SetMemTable, table}, {0, frontend.GetInflightFD, append(u64(0, 0), u32(1|16<<16, 0)...)},
-		{1, frontend.SetInflightFD, append(u64(4096, 0), u32(1|16<<16, 0)...)},
+		{1, frontend.SetInflightFD, append(u64(4096, 0x8000), u32(1|16<<16, 0)...)},
 		{0, frontend.SetVringNum, u32(0, 16)}, {0, frontend.SetVringBase, u32(0, 0)}, {0, frontend.SetVringAddr, address},
 		{2, frontend.SetVringCall, u64(0)}, {2, frontend.SetVringKick, u64(0)}, {0, frontend.VringEnable, u32(0, 1)},
 		{1, frontend.SetLogBase, u64(4096, 0)}, {0, frontend.GetConfig, append(u32(0, 60, 0), make([]byte, 60)...)},
@@ -39,6 +39,20 @@ func FuzzMessages(f *testing.F) {
 		all = append(all, frontend.Message(m.request, 9, m.payload)...)
 	}
 	f.Add(all, []byte{1, 2, 3})
+	ring := make([]byte, 0x2800) // a read in the ring that these messages describe
+	le := binary.LittleEndian
+	for i, d := range []struct {
+		addr  uint64
+		n     uint32
+		flags uint16
+	}{{0x5000, 16, 1}, {0x6000, 4096, 3}, {0x5100, 1, 2}} {
+		le.PutUint64(ring[16*i:], d.addr)
+		le.PutUint32(ring[16*i+8:], d.n)
+		le.PutUint16(ring[16*i+12:], d.flags)
+		le.PutUint16(ring[16*i+14:], uint16(i+1))
+	}
+	le.PutUint16(ring[0x1002:], 1)
+	f.Add(all, ring)
 	memory, err := unix.MemfdCreate("fuzz", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		f.Fatal(err)
@@ -71,7 +85,8 @@ func FuzzMessages(f *testing.F) {
 		return false
 	}
 	f.Fuzz(func(t *testing.T, messages, ram []byte) {
-		unix.Pwrite(memory, append(bytes.Clone(ram), make([]byte, 16)...), 0)
+		messages0 := messages
+		unix.Pwrite(memory, append(bytes.Clone(ram), make([]byte, 64<<10)...)[:64<<10], 0)
 		c, err := frontend.Connect(path)
 		if err != nil {
 			t.Fatal(err)
@@ -103,6 +118,9 @@ func FuzzMessages(f *testing.F) {
 		if n := guestmem.Mapped(); n != 0 {
 			t.Fatalf("%d mappings are left", n)
 		}
-		x.served.Clients = 0
+		if bytes.Equal(ram, ring) && bytes.Equal(messages0, all) && x.served.Reads != 1 {
+			t.Errorf("%d requests of a good client were executed", x.served.Reads)
+		}
+		x.served = Stats{}
 	})
 }

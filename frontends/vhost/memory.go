@@ -25,7 +25,7 @@ func mapRegion(r region, fd int) (sharedRegion, error) {
 	if r.guest+r.size < r.guest || r.user+r.size < r.user {
 		return sharedRegion{}, fmt.Errorf("memory at %#x of %d bytes: the end overflows", r.guest, r.size)
 	}
-	m, err := guestmem.Map(fd, r.offset, r.size, true)
+	m, err := guestmem.MapFile(fd, r.offset, r.size, true)
 	if err != nil {
 		return sharedRegion{}, fmt.Errorf("memory at %#x: %w", r.guest, err)
 	}

@@ -353,7 +353,7 @@ func (s *client) setInflight(p *payload) error {
 	if s.running > 0 {
 		return errors.New("requests in flight: rings are running")
 	}
-	m, err := guestmem.Map(s.fds[0], a.offset, a.size, true)
+	m, err := guestmem.MapFile(s.fds[0], a.offset, a.size, true)
 	if err != nil {
 		return fmt.Errorf("requests in flight: %w", err)
 	}

@@ -613,6 +613,43 @@ func TestMemorySlots(t *testing.T) {
 	})
 }
 
+// TestMemoryMoves: memory is mapped anew while a request is in flight, which
+// keeps the old mapping until it is done.
+func TestMemoryMoves(t *testing.T) {
+	for _, o := range kinds() {
+		r := newRig(t, nil)
+		f := r.dial(o)
+		q := f.Queue(0)
+		do(t, q, frontend.Out, 0, 4096)
+		before := guestmem.Mapped()
+		r.on(func() { r.disk.hold = true })
+		q.Data(1)[0] = 99
+		q.Add(1, frontend.Out, 8, 4096)
+		q.Publish()
+		r.eventually("a request", func() bool { return len(r.disk.held) == 1 })
+		if err := f.Share(); err != nil {
+			t.Fatal(err)
+		}
+		if n := guestmem.Mapped(); n != before+1 {
+			t.Errorf("%d mappings instead of %d", n, before+1)
+		}
+		r.on(r.release)
+		complete(t, q)
+		r.eventually("the old mapping goes", func() bool { return guestmem.Mapped() == before })
+		do(t, q, frontend.In, 8, 4096)
+		if q.Data(0)[0] != 99 {
+			t.Error("a write is lost")
+		}
+		// Memory that a ring is in goes away: the queue breaks.
+		if err := f.OK(frontend.SetMemTable, frontend.U32(0, 0)); err != nil {
+			t.Fatal(err)
+		}
+		r.eventually("an error", q.Broken)
+		f.Close()
+		r.eventually("everything is unmapped", func() bool { return guestmem.Mapped() == 0 })
+	}
+}
+
 // TestMemoryVanishes: the client truncates its memory; its queue breaks, it can
 // begin again, and so can others.
 func TestMemoryVanishes(t *testing.T) {

@@ -44,8 +44,22 @@ type Mapping struct {
 // mapped counts mappings, for tests that look for leaks.
 var mapped atomic.Int64
 
+// MapFile is Map for descriptors of somebody who is not trusted: only files in
+// memory or on disk are mapped. (What devices map may vanish in their own way.)
+func MapFile(fd int, offset, n uint64, writable bool) (*Mapping, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return nil, os.NewSyscallError("fstat", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return nil, errors.New("shared memory is to be a file, such as one of memfd_create")
+	}
+	return Map(fd, offset, n, writable)
+}
+
 // Map maps n bytes of a file from offset on; the caller is its first user. fd is
-// not needed afterwards. Errors say what is wrong with the range or the file.
+// not needed afterwards. Memory of the kernel, which is no file, is stable.
+// Errors say what is wrong with the range or the file.
 func Map(fd int, offset, n uint64, writable bool) (*Mapping, error) {
 	var st unix.Stat_t
 	stable := sealed(fd) // before the look at its size

@@ -81,6 +81,22 @@ func TestMapRanges(t *testing.T) {
 	if _, err := Map(-1, 0, 1, false); err == nil {
 		t.Error("no descriptor is mapped")
 	}
+	zero, err := unix.Open("/dev/zero", unix.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(zero)
+	if _, err := MapFile(zero, 0, 4096, true); err == nil || !strings.Contains(err.Error(), "memfd_create") {
+		t.Errorf("a device is mapped: %v", err)
+	}
+	if m, err := MapFile(fd, 0, 4096, true); err != nil {
+		t.Error(err)
+	} else {
+		m.Release()
+	}
+	if _, err := MapFile(-1, 0, 1, false); err == nil {
+		t.Error("no descriptor is mapped")
+	}
 }
 
 // TestVanishes: memory goes away, and the process goes on.
