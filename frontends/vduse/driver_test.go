@@ -69,7 +69,6 @@ type driverQueue struct {
 	inFlight                 map[uint16]*request // by head, or id
 	next, last               uint16              // index of the next entry to add, and to be seen used
 	wrap, lastWrap           bool
-	wrapped                  int
 	added, completed, signal int
 }
 
