@@ -42,13 +42,13 @@ func TestDriver(t *testing.T) {
 	if _, err := exec.LookPath(interpreter); err != nil && os.Getenv("CI") == "" {
 		t.Skip(err)
 	}
-	python(t, "tests", []string{"VITASTOR_TEST_WITHOUT_CINDER=1"}, "-m", "unittest", "test_driver")
+	python(t, "tests", []string{"VITASTOR_TEST_WITHOUT_CINDER=1"}, "-m", "unittest", "test_driver", "test_connect", "test_pools")
 }
 
 // TestDriverInCinder: the same with the real Cinder around it.
 func TestDriverInCinder(t *testing.T) {
 	full(t)
-	python(t, "tests", nil, "-m", "unittest", "test_driver")
+	python(t, "tests", nil, "-m", "unittest", "test_driver", "test_connect", "test_pools")
 }
 
 // TestCompliance: the tests that Cinder ships for all drivers.
@@ -66,9 +66,20 @@ func TestNova(t *testing.T) {
 // TestFlow: API, scheduler, volume and backup service over a real cluster.
 func TestFlow(t *testing.T) {
 	full(t)
-	c := start(t)
-	python(t, filepath.Join("tests", "flow"), []string{"VITASTOR_CONF=" + c.ConfigFile(),
-		"PATH=" + filepath.Dir(c.Bin.Program("x")) + ":" + os.Getenv("PATH")}, "-m", "unittest", "-v", *only)
+	python(t, filepath.Join("tests", "flow"), reach(start(t)), "-m", "unittest", "-v", *only)
+}
+
+// TestTempest: Tempest's volume suite, with a Keystone.
+func TestTempest(t *testing.T) {
+	if os.Getenv("VITASTOR_TEMPEST") == "" {
+		t.Skip("needs Debian's Keystone and Tempest, and minutes: runs with VITASTOR_TEMPEST=1, as in make tempest")
+	}
+	python(t, filepath.Join("tests", "flow"), reach(start(t)), "run_tempest.py")
+}
+
+// reach is the environment that leads to a cluster.
+func reach(c *cluster.Cluster) []string {
+	return []string{"VITASTOR_CONF=" + c.ConfigFile(), "PATH=" + filepath.Dir(c.Bin.Program("vitastor-cli")) + ":" + os.Getenv("PATH")}
 }
 
 // start runs a cluster with the pools copies (1) and parity (2).
