@@ -2,48 +2,27 @@ package nbd
 
 import (
 	"encoding/json"
-	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 
+	"vitastor/frontends/blockdev/daemon"
 	"vitastor/frontends/nbd/netlink"
 )
-
-// mapped is one device of ls: its options as text, pid and dev_num as numbers.
-type mapped map[string]any
 
 // programName is what command lines of our processes begin with.
 const programName = "vitastor-nbd"
 
 // list is the command.
 func (t *Tool) list(c *command) error {
-	found := t.mapped()
-	if c.flag("json") {
-		all := map[string]mapped{}
-		for index, m := range found {
-			all[netlink.Path(index)] = m
-		}
-		text, err := json.Marshal(all)
-		if err == nil {
-			fmt.Fprintf(t.Out, "%s\n", text)
-		}
-		return err
+	all := map[string]daemon.Device{}
+	for index, m := range t.mapped() {
+		all[netlink.Path(index)] = m
 	}
-	for _, index := range slices.Sorted(maps.Keys(found)) {
-		fmt.Fprintln(t.Out, netlink.Path(index))
-		m := found[index]
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			fmt.Fprintf(t.Out, "%s: %v\n", key, m[key])
-		}
-		fmt.Fprintln(t.Out)
-	}
-	return nil
+	return daemon.PrintDevices(t.Out, c.flag("json"), all)
 }
 
 // mapped finds our devices by the command lines of their processes.
-func (t *Tool) mapped() map[int]mapped {
-	found := map[int]mapped{}
+func (t *Tool) mapped() map[int]daemon.Device {
+	found := map[int]daemon.Device{}
 	for index := 0; t.Kernel.Exists(index); index++ {
 		pid := t.Kernel.PID(index)
 		if pid == 0 {
@@ -63,7 +42,7 @@ func (t *Tool) mapped() map[int]mapped {
 
 // revived finds the process that serves a device in place of the dead one which
 // the kernel remembers.
-func (t *Tool) revived(index int) mapped {
+func (t *Tool) revived(index int) daemon.Device {
 	for _, pid := range t.Kernel.Processes() {
 		args := t.Kernel.CommandLine(pid)
 		if m := describe(args, pid); m != nil && m["command"] == "netlink-revive" && m["dev_num"] == index {
@@ -74,7 +53,7 @@ func (t *Tool) revived(index int) mapped {
 }
 
 // describe reads a command line; nil = it is none of ours that maps a device.
-func describe(args []string, pid int) mapped {
+func describe(args []string, pid int) daemon.Device {
 	if len(args) < 2 || filepath.Base(args[0]) != programName {
 		return nil
 	}
@@ -82,7 +61,7 @@ func describe(args []string, pid int) mapped {
 	if err != nil || len(parsed.Rest) == 0 {
 		return nil
 	}
-	m := mapped{"pid": pid, "interface": "nbd"}
+	m := daemon.Device{"pid": pid, "interface": "nbd"}
 	switch parsed.Rest[0] {
 	case "map":
 	case "netlink-map":

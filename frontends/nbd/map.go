@@ -106,6 +106,9 @@ func (m *mapping) run(c *command, ready func(device string)) error {
 		defer m.server.Free()
 	}
 	o := &m.cluster.Options
+	if err == nil && m.revive {
+		err = m.cluster.MakeDurable()
+	}
 	if err == nil {
 		err = m.tool.Kernel.Load(o.NBDMaxDevices, o.NBDMaxPart)
 	}

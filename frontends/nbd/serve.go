@@ -35,6 +35,9 @@ func (t *Tool) serve(c *command) error {
 		return err
 	}
 	defer s.cluster.Close()
+	if err := s.cluster.MakeDurable(); err != nil { // clients of a server that has died come back
+		return err
+	}
 	if err := s.cluster.Do(func(done func(error)) { done(s.open()) }); err != nil {
 		return err
 	}

@@ -142,7 +142,8 @@ func (t *Tool) run(c *command) error {
 
 // connect returns when the state of the cluster is known.
 func (t *Tool) connect(c *command) (*session.Session, error) {
-	return session.Connect(session.Config{Program: programName, Options: c.Options, Log: t.log, Stop: t.Signals})
+	return session.Connect(session.Config{Program: programName, Options: c.Options, Log: t.log, Stop: t.Signals,
+		WriteBack: c.name == "map"}) // such a device dies with its server
 }
 
 // flag tells whether a flag was given.

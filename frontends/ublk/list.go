@@ -1,12 +1,9 @@
 package ublk
 
 import (
-	"encoding/json"
-	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 
+	"vitastor/frontends/blockdev/daemon"
 	"vitastor/frontends/ublk/ublkproto"
 )
 
@@ -23,26 +20,11 @@ func (t *Tool) list(c *command) error {
 			return err
 		}
 	}
-	if c.flag("json") {
-		all := map[string]map[string]any{}
-		for device, m := range found {
-			all[blockPath(device)] = m
-		}
-		text, err := json.Marshal(all)
-		if err == nil {
-			fmt.Fprintf(t.Out, "%s\n", text)
-		}
-		return err
+	all := map[string]daemon.Device{}
+	for device, m := range found {
+		all[blockPath(device)] = m
 	}
-	for _, device := range slices.Sorted(maps.Keys(found)) {
-		fmt.Fprintln(t.Out, blockPath(device))
-		m := found[device]
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			fmt.Fprintf(t.Out, "%s: %v\n", key, m[key])
-		}
-		fmt.Fprintln(t.Out)
-	}
-	return nil
+	return daemon.PrintDevices(t.Out, c.flag("json"), all)
 }
 
 // mapped tells about devices: the options of their servers. Devices of other

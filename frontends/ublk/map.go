@@ -79,11 +79,6 @@ func (m *mapping) settings(c *command) (err error) {
 			c.Options.Values.SetString("ublk_"+name, value)
 		}
 	}
-	// Compat: the reference allows write-back caching. A server that is killed would
-	// take with it what the kernel believes written, while the device lives on.
-	if c.Options.Values.Get("client_writeback_allowed") == nil {
-		c.Options.Values.SetString("client_writeback_allowed", "false")
-	}
 	return err
 }
 

@@ -7,9 +7,6 @@ import (
 
 	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/ublk/ublkproto"
-	"vitastor/internal/meta"
-	"vitastor/internal/wire"
-	"vitastor/libclient/client"
 )
 
 const (
@@ -86,7 +83,10 @@ func (m *mapping) takeOver(i ublkproto.DevInfo) (err error) {
 		return err
 	}
 	m.tool.log.Info("the device gets a new server", "device", blockPath(i.Device), "image", m.target.String())
-	return m.syncForDead()
+	if !m.diskInfo().WriteCache {
+		return nil
+	}
+	return m.cluster.MakeDurable()
 }
 
 // startRecovery waits until the driver has taken the device from the dead server.
@@ -112,58 +112,4 @@ func (m *mapping) startRecovery(i *ublkproto.DevInfo) error {
 			return session.ErrStopped
 		}
 	}
-}
-
-// syncForDead makes durable what the dead server has written. The kernel will ask
-// for that by FLUSH, and only OSDs know that there is something: our client has
-// not written anything yet.
-func (m *mapping) syncForDead() error {
-	if !m.diskInfo().WriteCache {
-		return nil
-	}
-	var osds []meta.OSDNum
-	m.cluster.Do(func(done func(error)) { osds = m.cluster.Client.View().OSDs(); done(nil) })
-	for {
-		unreached, err := m.sync(osds)
-		if err != nil || len(unreached) == 0 {
-			return err
-		}
-		osds = unreached
-		select {
-		case <-time.After(recoverPause):
-		case <-m.tool.Signals:
-			return session.ErrStopped
-		}
-	}
-}
-
-// sync sends a SYNC to OSDs. The result are those that run and could not be
-// reached; what was not durable in those that do not run any more is lost, as at any
-// time.
-func (m *mapping) sync(osds []meta.OSDNum) (unreached []meta.OSDNum, err error) {
-	err = m.cluster.Do(func(done func(error)) {
-		c := m.cluster.Client
-		left := len(osds)
-		var failed error
-		for _, n := range osds {
-			r := &client.Raw{OSD: n}
-			(&wire.HeaderOnly{Op: wire.OpSync}).Encode(&r.Op.Packet)
-			r.Done = func(r *client.Raw) {
-				switch v := r.Op.Retval; {
-				case v == wire.EPIPE && c.View().OSD(r.OSD) != nil:
-					unreached = append(unreached, r.OSD)
-				case v.Failed() && v != wire.EPIPE:
-					failed = fmt.Errorf("OSD %d cannot make writes of the former server durable: %w", r.OSD, v.Errno())
-				}
-				if left--; left == 0 {
-					done(failed)
-				}
-			}
-			c.Request(r)
-		}
-		if len(osds) == 0 {
-			done(nil)
-		}
-	})
-	return unreached, err
 }

@@ -1,42 +1,18 @@
 package vduse
 
-import (
-	"encoding/json"
-	"fmt"
-	"maps"
-	"slices"
-)
-
-// mapped is one device of ls.
-type mapped map[string]any
+import "vitastor/frontends/blockdev/daemon"
 
 // list is the command.
 func (t *Tool) list(c *command) error {
-	found := t.mapped()
-	if c.flag("json") {
-		text, err := json.Marshal(found)
-		if err == nil {
-			fmt.Fprintf(t.Out, "%s\n", text)
-		}
-		return err
-	}
-	for _, device := range slices.Sorted(maps.Keys(found)) {
-		fmt.Fprintln(t.Out, device)
-		m := found[device]
-		for _, key := range slices.Sorted(maps.Keys(m)) {
-			fmt.Fprintf(t.Out, "%s: %v\n", key, m[key])
-		}
-		fmt.Fprintln(t.Out)
-	}
-	return nil
+	return daemon.PrintDevices(t.Out, c.flag("json"), t.mapped())
 }
 
 // mapped finds our devices, by the path of the block device, or of the VDUSE
 // device if there is no such. "dead" are those without a server.
-func (t *Tool) mapped() map[string]mapped {
-	found := map[string]mapped{}
+func (t *Tool) mapped() map[string]daemon.Device {
+	found := map[string]daemon.Device{}
 	for name, s := range t.states() {
-		m := mapped{"name": name, "interface": kind}
+		m := daemon.Device{"name": name, "interface": kind}
 		// Who looks for an image wants one that is served.
 		if served(name) {
 			m["pid"], m["image"] = s.PID, s.Image

@@ -13,7 +13,6 @@ import (
 	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/vduse/uapi"
 	"vitastor/frontends/virtio"
-	"vitastor/internal/schema/option"
 )
 
 const (
@@ -70,7 +69,6 @@ func (m *mapping) settings() (err error) {
 	if err != nil {
 		return err
 	}
-	withoutWriteBack(&c.Options)
 	m.state = newState(target, c.flag("readonly"), c.Options, os.Getpid())
 	if m.name = c.Flags["name"]; m.name != "" {
 		return uapi.CheckName(m.name)
@@ -81,15 +79,6 @@ func (m *mapping) settings() (err error) {
 	}
 	m.name = uapi.MakeName(text)
 	return nil
-}
-
-// withoutWriteBack. Compat: the reference allows write-back caching. A server that
-// is killed would take with it what was written, while the device lives on.
-func withoutWriteBack(o *option.Layer) {
-	const name = "client_writeback_allowed"
-	if o.Values.Get(name) == nil {
-		o.Values.SetString(name, "false")
-	}
 }
 
 func (m *mapping) numbers() error {

@@ -217,7 +217,7 @@ func (s *served) mapped() {
 		s.Fatal(out, errs)
 	}
 	do(s.T, s.dial(path, frontend.Options{}).Queue(0), frontend.In, 0, 4096)
-	if text, _, _ := s.run("ls"); !strings.HasPrefix(text, path+"\nclient_writeback_allowed: false\nconfig_path: ") {
+	if text, _, _ := s.run("ls"); !strings.HasPrefix(text, path+"\nconfig_path: ") {
 		s.Errorf("ls: %s", text)
 	}
 	if out, errs, code := s.run("unmap", "--image", "image1"); code != 0 || out != "" {

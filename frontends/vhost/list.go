@@ -84,11 +84,22 @@ func listening(path string) bool {
 	return err == nil || errors.Is(err, syscall.EAGAIN)
 }
 
+// taken tells whether somebody serves at a socket. One that was killed may still
+// be about to close it.
+func taken(path string) bool {
+	for began := time.Now(); listening(path); time.Sleep(endPause) {
+		if s := load(nil)[path]; s == nil || s.alive() || time.Since(began) > deathPatience {
+			return true
+		}
+	}
+	return false
+}
+
 // list is the command.
 func (t *Tool) list(c *command) error {
-	all := map[string]map[string]any{}
+	all := map[string]daemon.Device{}
 	for path, s := range load(func(err error) { t.log.Warn("state file", "err", err) }) {
-		m := map[string]any{"interface": "vhost"}
+		m := daemon.Device{"interface": "vhost"}
 		if s.alive() {
 			m["pid"] = s.PID
 			for name, value := range s.Options {
@@ -104,26 +115,14 @@ func (t *Tool) list(c *command) error {
 		}
 		all[path] = m
 	}
-	if c.flag("json") {
-		text, err := json.Marshal(all)
-		if err == nil {
-			fmt.Fprintf(t.Out, "%s\n", text)
-		}
-		return err
-	}
-	for _, path := range slices.Sorted(maps.Keys(all)) {
-		fmt.Fprintln(t.Out, path)
-		for _, key := range slices.Sorted(maps.Keys(all[path])) {
-			fmt.Fprintf(t.Out, "%s: %v\n", key, all[path][key])
-		}
-		fmt.Fprintln(t.Out)
-	}
-	return nil
+	return daemon.PrintDevices(t.Out, c.flag("json"), all)
 }
 
 const (
 	endPatience = 60 * time.Second
 	endPause    = 20 * time.Millisecond
+	// deathPatience is for a killed process to give back what it has.
+	deathPatience = 5 * time.Second
 )
 
 // unmap is the command: it ends a process of map, which makes everything

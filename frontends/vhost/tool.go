@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"vitastor/frontends/blockdev"
 	"vitastor/frontends/blockdev/daemon"
 	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/virtio"
@@ -204,6 +205,7 @@ type service struct {
 	config  Config
 
 	cluster *session.Session
+	disks   []*blockdev.Image
 	exports []*Export
 }
 
@@ -225,11 +227,6 @@ func (s *service) settings(c *command) error {
 			queues, size, virtio.QueuesMax, virtio.QueueSizeMax)
 	}
 	s.config = Config{ReadOnly: c.flag("readonly"), Queues: int(queues), QueueSize: int(size), Serial: c.Flags["serial"]}
-	// A server that is killed would take with it what the guest believes written,
-	// while the guest lives on.
-	if c.Options.Values.Get("client_writeback_allowed") == nil {
-		c.Options.Values.SetString("client_writeback_allowed", "false")
-	}
 	return s.access(c)
 }
 
@@ -293,6 +290,12 @@ func (s *service) run(c *command, ready func() error) (err error) {
 	}
 	defer s.cluster.Close()
 	err = s.cluster.Do(func(done func(error)) { done(s.open()) })
+	if err == nil { // machines of a server that has died come back, and will flush
+		err = s.cluster.MakeDurable()
+	}
+	if err == nil {
+		err = s.cluster.Do(func(done func(error)) { done(s.listen()) })
+	}
 	if err == nil {
 		err = s.wait(c, ready)
 	}
@@ -323,20 +326,28 @@ func (s *service) free() error {
 		if info, err := os.Lstat(path); err == nil && info.Mode().Type() != fs.ModeSocket {
 			return fmt.Errorf("%s exists and is no socket: use another path", path)
 		}
-		if listening(path) {
+		if taken(path) {
 			return fmt.Errorf("%s is served by another process: `%s ls` shows which, `%[2]s unmap %[1]s` ends it", path, programName)
 		}
 	}
 	return nil
 }
 
-// open opens the images and listens. It runs on the loop.
+// open opens the images. It runs on the loop.
 func (s *service) open() error {
-	for i, target := range s.targets {
+	for _, target := range s.targets {
 		disk, err := s.cluster.Open(target)
 		if err != nil {
 			return err
 		}
+		s.disks = append(s.disks, disk)
+	}
+	return nil
+}
+
+// listen lets machines connect. It runs on the loop.
+func (s *service) listen() error {
+	for i, disk := range s.disks {
 		c := s.config
 		c.Loop, c.Env, c.Log, c.Disk, c.Path = s.cluster.Loop, s.cluster.Env, s.tool.log, disk, s.paths[i]
 		if c.Serial == "" {
@@ -344,7 +355,6 @@ func (s *service) open() error {
 		}
 		x, err := New(c)
 		if err != nil {
-			disk.Close()
 			return err
 		}
 		disk.Resized = func(uint64) { x.Resized() }
@@ -353,18 +363,24 @@ func (s *service) open() error {
 	return nil
 }
 
-// close ends all exports. It runs on the loop.
+// close ends all exports, then closes the images. It runs on the loop.
 func (s *service) close(done func(error)) {
 	left := len(s.exports)
-	if left == 0 {
+	one := func() {
+		if left--; left > 0 {
+			return
+		}
+		for _, disk := range s.disks {
+			disk.Close()
+		}
 		done(nil)
 	}
+	if left == 0 {
+		left = 1
+		one()
+		return
+	}
 	for _, x := range s.exports {
-		x.Close(func() {
-			x.c.Disk.Close()
-			if left--; left == 0 {
-				done(nil)
-			}
-		})
+		x.Close(one)
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"syscall"
 
 	"vitastor/frontends/blockdev"
@@ -31,6 +32,11 @@ type Config struct {
 	Program string       // such as "vitastor-nbd"
 	Options option.Layer // of the command line
 	Log     *slog.Logger
+	// WriteBack lets the client keep writes back until a flush, as the reference
+	// does. Compat: only for servers whose death the user sees as that of the
+	// disk. Where another server takes over, what the dead one had in its memory
+	// would be gone without anybody knowing. Command lines may say otherwise.
+	WriteBack bool
 	// Stop ends the waiting for the cluster, and for the last writes.
 	Stop <-chan os.Signal
 }
@@ -44,16 +50,20 @@ type Session struct {
 	config Config
 }
 
-// Connect returns when the state of the cluster is known. Data may be cached in
-// the client, because users of block devices flush.
+// Connect returns when the state of the cluster is known.
 func Connect(c Config) (*Session, error) {
 	path := configPath(c.Options)
 	file, err := connection.File(path, func(err error) { c.Log.Warn("configuration file", "err", err) })
 	if err != nil {
 		return nil, err
 	}
-	allowed := option.Layer{Source: option.File, Where: c.Program}
-	allowed.Values.SetString("client_writeback_allowed", "true")
+	writeBack := option.Layer{Source: option.CommandLine, Where: c.Program}
+	writeBack.Values.SetString("client_writeback_allowed", strconv.FormatBool(c.WriteBack))
+	layers := []option.Layer{file, writeBack, c.Options}
+	if c.WriteBack { // unless somebody forbids it
+		writeBack.Source = option.File
+		layers = []option.Layer{writeBack, file, c.Options}
+	}
 	ctx, cancel := context.WithCancelCause(context.Background())
 	ended := make(chan struct{})
 	stopped := make(chan bool, 1)
@@ -66,7 +76,7 @@ func Connect(c Config) (*Session, error) {
 			stopped <- false
 		}
 	}()
-	conn, err := connection.Open(ctx, connection.Config{Layers: []option.Layer{allowed, file, c.Options}, Log: connection.Quiet(c.Log)})
+	conn, err := connection.Open(ctx, connection.Config{Layers: layers, Log: connection.Quiet(c.Log)})
 	close(ended)
 	wasStopped := <-stopped
 	cancel(nil)
