@@ -77,6 +77,10 @@ class ConnectionTest(Case):
         self.driver.terminate_connection_snapshot(s, HERE)
         self.driver.remove_export_snapshot(None, s)
         self.assertEqual(os.listdir(self.links), [])
+        self.driver.initialize_connection_snapshot(s, HERE)
+        self.driver.delete_snapshot(s)  # its backup was killed
+        self.assertEqual(os.listdir(self.links), [])
+        self.assertEqual(self.cluster.devices['vitastor-ublk'], {})
 
     def test_devices_come_back_after_a_reboot(self) -> None:
         a, b = volume('a'), volume('b')

@@ -201,8 +201,10 @@ class VitastorDriver(driver.CloneableImageVD, driver.MigrateVD,
 
     def delete_snapshot(self, snapshot: Any) -> None:
         """Remove a snapshot; its volume and clones keep their data."""
+        name = f'{snapshot.volume_name}@{snapshot.name}'
+        self._connections.release(name)
         with errors.told_as(errors.backend):
-            self._cli.remove(f'{snapshot.volume_name}@{snapshot.name}')
+            self._cli.remove(name)
 
     def create_volume_from_snapshot(self, volume: Any, snapshot: Any) -> None:
         """Make a clone of a snapshot."""
