@@ -219,6 +219,8 @@ func (r *running) run(ctx context.Context, args []string) (int, error) {
 		}
 	}
 	err = cmd.Wait()
+	r.config.Log("the machine was on for %v and used %v of processors", time.Since(r.began).Round(time.Second),
+		(cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Round(time.Second))
 	return r.verdict(errors.Join(err, context.Cause(ctx)), problems.String())
 }
 

@@ -21,6 +21,9 @@ const fullEnv = "VITASTOR_E2E" // "full" = run
 // limit is for the whole run. On a quiet machine it takes two minutes.
 const limit = 10 * time.Minute
 
+// end is the last case of the life of a device.
+const end = "clone_of_the_snapshot"
+
 // needs are what the machine uses of this host: programs and their packages.
 var needs = []string{machine.QEMU, "qemu-system-x86", "zstd", "zstd", "xz", "xz-utils", "depmod", "kmod", "fio", "fio",
 	"mkfs.ext4", "e2fsprogs", "mkfs.xfs", "xfsprogs", "vdpa", "iproute2"}
@@ -86,13 +89,13 @@ func TestFrontEnds(t *testing.T) {
 		said.Reset()
 	})
 	var console bytes.Buffer
-	code, err := setup.Cases(t.Context(), Config{Limit: limit, Out: out, Console: &console, Log: t.Logf}, FrontEnds...)
+	code, err := setup.Cases(t.Context(), Config{Limit: limit, Out: out, Console: &console, Log: t.Logf}, Suites...)
 	if err != nil || code != 0 {
 		t.Errorf("exit code %d: %v\n%s", code, err, said.String())
 	}
-	for _, name := range FrontEnds {
-		if !results[name+"/unmap"] {
-			t.Errorf("the device of %s did not come to its end", name)
+	for name, last := range map[string]string{"nbd": "killed_server", "nbd-netlink": end, "ublk": end, "vduse": end, "attach": "detach_in_use"} {
+		if !results[name+"/"+last] {
+			t.Errorf("%s did not come to its last case, %s", name, last)
 		}
 	}
 	if t.Failed() {

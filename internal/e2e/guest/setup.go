@@ -13,8 +13,9 @@ import (
 	"vitastor/internal/e2e/guest/boot"
 )
 
-// FrontEnds are those with cases, in the order in which they are run.
-var FrontEnds = []string{"nbd", "nbd-netlink", "ublk", "vduse"}
+// Suites are the names of all cases, in the order in which they are run: front
+// ends, and what chooses one.
+var Suites = []string{"nbd", "nbd-netlink", "ublk", "vduse", "attach"}
 
 // Setup is what a machine with a cluster in it needs of this host.
 type Setup struct {

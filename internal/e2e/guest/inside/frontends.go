@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,23 +66,22 @@ const (
 	grownMiB = 128
 )
 
-// runCases runs all cases of front ends by name, and tells whether all succeeded.
+// runCases runs all cases of the given names, and tells whether all succeeded.
 func runCases(c *cluster.Cluster, log string, names []string) (code int, err error) {
 	for _, name := range names {
-		found := false
-		for _, f := range frontEnds {
-			if f.name == name {
-				found = true
-				r := &rig{c: c, name: name, log: log}
-				r.life(&f)
-				if r.bad > 0 {
-					code = 1
-					r.clear(&f)
-				}
-			}
-		}
-		if !found {
+		r := &rig{c: c, name: name, log: log}
+		i := slices.IndexFunc(frontEnds, func(f frontEnd) bool { return f.name == name })
+		switch {
+		case i >= 0:
+			r.life(&frontEnds[i])
+		case name == "attach":
+			attachCases(r)
+		default:
 			return 1, fmt.Errorf("there are no cases of %q", name)
+		}
+		if r.bad > 0 {
+			code = 1
+			r.clear()
 		}
 	}
 	return code, nil
@@ -97,7 +97,7 @@ func (r *rig) life(f *frontEnd) {
 	r.step("files", func() {
 		r.format(f, device)
 		at = r.mount(device)
-		r.fio(filepath.Join(at, "verified"), 6)
+		r.fio(filepath.Join(at, "verified"), 4)
 	})
 	r.step("discard", func() { r.discard(image, at) })
 	r.step("resize", func() { device = r.resize(f, image, device, at) })
@@ -108,7 +108,7 @@ func (r *rig) life(f *frontEnd) {
 	r.step("unmap", func() {
 		r.run("umount", at)
 		r.unmap(f, device)
-		r.refused("", f.program, f.unmap, device)
+		r.exits(1, "", f.program, f.unmap, device)
 	})
 	r.step("check", func() {
 		device = r.run(f.mapping(image)...)
@@ -168,9 +168,9 @@ func (r *rig) mapNew(f *frontEnd, image string) (device string) {
 
 // refusals are what must not disturb the device.
 func (r *rig) refusals(f *frontEnd, device string) {
-	r.refused("nothing-there does not exist", f.mapping("nothing-there")...)
+	r.exits(1, "nothing-there does not exist", f.mapping("nothing-there")...)
 	r.create("second", 16)
-	r.refused("", f.mapping("second", f.taken(device)...)...)
+	r.exits(1, "", f.mapping("second", f.taken(device)...)...)
 	r.cli("rm", "second")
 	if all := r.listed(f); len(all) != 1 {
 		r.fail("ls --json shows %v", all)
@@ -192,29 +192,26 @@ func (r *rig) format(f *frontEnd, device string) {
 
 // discard expects that the space of a deleted file comes back.
 func (r *rig) discard(image, at string) {
+	const least = 2 * 8 << 20 // of 12 MiB in two copies; whole objects only
 	file := filepath.Join(at, "ballast")
-	const most = 8 << 20 // whole objects only
-	r.run("dd", "if=/dev/urandom", "of="+file, "bs=1M", "count=12", "oflag=direct", "status=none")
-	full := r.steady(image)
+	before := r.used(image)
+	r.write(file, 12*16)
+	var full uint64
+	r.until("the image has grown", func() error {
+		if full = r.used(image); full < before+least {
+			return fmt.Errorf("it uses %d bytes, and %d before a file was written", full, before)
+		}
+		return nil
+	})
 	r.must(os.Remove(file))
 	r.run("sync", "-f", at) // before that, deleted blocks are not free
 	r.run("fstrim", at)
 	r.until("discarded space is free", func() error {
-		if now := r.used(image); now > full-most {
+		if now := r.used(image); now > full-least {
 			return fmt.Errorf("the image uses %d bytes, before the file was deleted %d", now, full)
 		}
 		return nil
 	})
-}
-
-// steady is what an image uses, once statistics have followed.
-func (r *rig) steady(image string) (bytes uint64) {
-	for before := uint64(1); before != bytes; {
-		before = bytes
-		time.Sleep(1500 * time.Millisecond)
-		bytes = r.used(image)
-	}
-	return bytes
 }
 
 // resize grows the image, and everything above follows while it is in use.
@@ -238,7 +235,7 @@ func (r *rig) resize(f *frontEnd, image, device, at string) string {
 	if after := r.space(at); after < before+(grownMiB-sizeMiB)/2<<20 {
 		r.fail("the file system had %d bytes, and has %d after resize", before, after)
 	}
-	r.fio(filepath.Join(at, "grown"), 2)
+	r.write(filepath.Join(at, "grown"), 4)
 	return device
 }
 
@@ -262,13 +259,12 @@ func (r *rig) space(at string) uint64 {
 // returns the hash of a file that was synced before.
 func (r *rig) snapshot(image, at string) (hash string) {
 	old := filepath.Join(at, "old")
-	r.run("dd", "if=/dev/urandom", "of="+old, "bs=64k", "count=32", "conv=fsync", "status=none")
+	r.write(old, 32)
 	hash = r.hash(old)
-	end := r.load(filepath.Join(at, "loaded"), 4, "--rate_iops=60")
+	end := r.load(filepath.Join(at, "loaded"), 4, "--rate=1m")
 	r.cli("snap-create", image+"@s1")
 	r.killOSD(func() {
-		// Overwritten above the snapshot.
-		r.run("dd", "if=/dev/urandom", "of="+old, "bs=64k", "count=32", "conv=notrunc,fsync", "status=none")
+		r.write(old, 32) // above the snapshot
 	})
 	end()
 	return hash
@@ -279,7 +275,7 @@ func (r *rig) killServer(f *frontEnd, image, device, at string) {
 	if f.prepare != nil {
 		f.prepare(r, device)
 	}
-	end := r.load(filepath.Join(at, "survivor"), 4, "--rate_iops=60")
+	end := r.load(filepath.Join(at, "survivor"), 4, "--rate=1m")
 	pid := r.listed(f)[device].PID
 	time.Sleep(500 * time.Millisecond)
 	r.must(syscall.Kill(pid, syscall.SIGKILL))
@@ -290,7 +286,7 @@ func (r *rig) killServer(f *frontEnd, image, device, at string) {
 	if now := r.listed(f)[device]; now.PID == pid || now.Image != image {
 		r.fail("ls --json shows %v after revival", now)
 	}
-	r.fio(filepath.Join(at, "afterwards"), 2)
+	r.write(filepath.Join(at, "afterwards"), 4)
 }
 
 // unmap returns when nothing is left of the device.
@@ -328,11 +324,12 @@ func (r *rig) clone(f *frontEnd, image, hash string) {
 	r.unmap(f, device)
 }
 
-// clear removes what a failed case has left, so that the next front end can be
-// tried.
-func (r *rig) clear(f *frontEnd) {
+// clear removes what a failed case has left, so that the next ones can be tried.
+func (r *rig) clear() {
 	command("umount", "-l", filepath.Join("/mnt", r.name)).Run()
-	for device := range r.listed(f) {
-		command(f.program, f.unmap, device).Run()
+	for _, f := range frontEnds {
+		for device := range r.listed(&f) {
+			command(f.program, f.unmap, device, "--force").Run()
+		}
 	}
 }

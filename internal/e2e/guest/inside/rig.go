@@ -1,7 +1,7 @@
 package main
 
 import (
-	"encoding/json"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +13,7 @@ import (
 
 	"vitastor/internal/e2e/cluster"
 	"vitastor/internal/e2e/guest/boot"
+	"vitastor/internal/schema"
 )
 
 // rig is what the cases of one front end work with. Its methods end the case
@@ -72,23 +73,25 @@ func command(args ...string) *exec.Cmd {
 	return exec.Command("timeout", append([]string{"--signal=KILL", "120"}, args...)...)
 }
 
-// run executes a command that must succeed and returns what it prints.
+// run executes a command that must succeed and returns its standard output.
 func (r *rig) run(args ...string) string {
-	out, err := command(args...).CombinedOutput()
+	cmd := command(args...)
+	var problems bytes.Buffer
+	cmd.Stderr = &problems
+	out, err := cmd.Output()
 	if err != nil {
-		r.fail("%s: %w\n%s", strings.Join(args, " "), err, out)
+		r.fail("%s: %w\n%s%s", strings.Join(args, " "), err, out, problems.Bytes())
 	}
 	return strings.TrimSpace(string(out))
 }
 
-// refused executes a command that must fail with exit code 1 and one line that
-// has all the words.
-func (r *rig) refused(words string, args ...string) {
-	cmd := command(args...)
-	out, err := cmd.CombinedOutput()
+// exits executes a command that must fail with this exit code, and print
+// something that has all the words.
+func (r *rig) exits(code int, words string, args ...string) {
+	out, err := command(args...).CombinedOutput()
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
-		r.fail("%s: %v instead of exit code 1\n%s", strings.Join(args, " "), err, out)
+	if !errors.As(err, &exit) || exit.ExitCode() != code {
+		r.fail("%s: %v instead of exit code %d\n%s", strings.Join(args, " "), err, code, out)
 	}
 	for word := range strings.FieldsSeq(words) {
 		if !strings.Contains(string(out), word) {
@@ -111,20 +114,26 @@ func (r *rig) create(image string, mib int) {
 	r.cli("create", "-s", strconv.Itoa(mib)+"M", "-p", pool, image)
 }
 
-// used is how many bytes an image has in the pool.
-func (r *rig) used(image string) (bytes uint64) {
-	var list []struct {
-		Name string `json:"name"`
-		Used uint64 `json:"used_size"`
+// used is how many bytes an image has on all OSDs, as of a second ago.
+func (r *rig) used(image string) uint64 {
+	key := r.c.Keys.ImageIndex(image)
+	text, err := r.c.Get(key)
+	r.must(err)
+	id, err := schema.DecodeImageIndex(key, text)
+	r.must(err)
+	key = r.c.Keys.InodeStats(id)
+	if text, err = r.c.Get(key); text == nil {
+		r.must(err)
+		return 0 // not counted yet
 	}
-	r.must(json.Unmarshal([]byte(r.cli("ls", "-l", "--json", image)), &list))
-	for _, l := range list {
-		if l.Name == image {
-			return l.Used
-		}
-	}
-	r.fail("vitastor-cli ls does not know %s", image)
-	return 0
+	stats, err := schema.DecodeInodeStats(key, text)
+	r.must(err)
+	return stats.RawUsedBytes
+}
+
+// write makes a file of so many blocks of 64 KiB, or overwrites it.
+func (r *rig) write(file string, blocks int) {
+	r.run("dd", "if=/dev/urandom", "of="+file, "bs=64k", "count="+strconv.Itoa(blocks), "conv=notrunc,fsync", "status=none")
 }
 
 // sysfs reads an attribute of a block device.

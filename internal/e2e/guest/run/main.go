@@ -108,7 +108,7 @@ func (o *options) start(ctx context.Context, s *guest.Setup, console io.Writer, 
 	}
 	switch {
 	case o.cases == "all":
-		return s.Cases(ctx, c, guest.FrontEnds...)
+		return s.Cases(ctx, c, guest.Suites...)
 	case o.cases != "":
 		return s.Cases(ctx, c, o.cases)
 	case o.cluster:
