@@ -55,6 +55,7 @@ var (
 const (
 	attempts  = 2
 	bootLimit = 60 * time.Second
+	offLimit  = 10 * time.Second // to switch off
 	tailLines = 25
 )
 
@@ -196,7 +197,7 @@ func (r *running) run(ctx context.Context, args []string) (int, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	late := time.AfterFunc(bootLimit, func() { cancel(ErrNotUp) })
-	defer late.Stop()
+	defer func() { late.Stop() }()
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	console, err := cmd.StdoutPipe()
@@ -213,6 +214,10 @@ func (r *running) run(ctx context.Context, args []string) (int, error) {
 		line, err := lines.ReadString('\n')
 		if line != "" {
 			r.line(line, late)
+		}
+		if r.ended { // whatever the kernel still waits for
+			late.Stop()
+			late = time.AfterFunc(offLimit, func() { cancel(nil) })
 		}
 		if err != nil {
 			break

@@ -39,7 +39,7 @@ func main() {
 	} else {
 		fmt.Printf("\n%s%s %d\n", boot.Prefix, boot.Exit, code)
 	}
-	syscall.Sync()
+	// No sync: devices may be left whose servers are gone, and nothing here stays.
 	time.Sleep(100 * time.Millisecond) // for the console
 	fmt.Println(syscall.Reboot(syscall.LINUX_REBOOT_CMD_POWER_OFF))
 	select {}

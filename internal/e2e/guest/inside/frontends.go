@@ -194,15 +194,12 @@ func (r *rig) format(f *frontEnd, device string) {
 func (r *rig) discard(image, at string) {
 	const least = 2 * 8 << 20 // of 12 MiB in two copies; whole objects only
 	file := filepath.Join(at, "ballast")
-	before := r.used(image)
+	before := r.settled(image)
 	r.write(file, 12*16)
-	var full uint64
-	r.until("the image has grown", func() error {
-		if full = r.used(image); full < before+least {
-			return fmt.Errorf("it uses %d bytes, and %d before a file was written", full, before)
-		}
-		return nil
-	})
+	full := r.settled(image)
+	if full < before+least {
+		r.fail("the image uses %d bytes, and %d before a file was written", full, before)
+	}
 	r.must(os.Remove(file))
 	r.run("sync", "-f", at) // before that, deleted blocks are not free
 	r.run("fstrim", at)
@@ -212,6 +209,17 @@ func (r *rig) discard(image, at string) {
 		}
 		return nil
 	})
+}
+
+// settled is what an image uses when everything has been counted.
+func (r *rig) settled(image string) (bytes uint64) {
+	for same := 0; same < 3; time.Sleep(time.Second) {
+		now := r.used(image)
+		if same++; now != bytes {
+			bytes, same = now, 0
+		}
+	}
+	return bytes
 }
 
 // resize grows the image, and everything above follows while it is in use.
