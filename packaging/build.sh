@@ -17,7 +17,7 @@ ARCH=$($GO env GOARCH)
 export ROOT VERSION VERSION_DEB VERSION_RPM ARCH
 
 rm -rf "$ROOT"
-mkdir -p "$ROOT"/{bin,lib,man,completion,doc,nfpm}
+mkdir -p "$ROOT"/{bin,lib,man,tools,completion,doc,nfpm}
 cp -r packaging/{systemd,udev,conf,scripts} "$ROOT"
 cp frontends/*/*@.service "$ROOT/systemd" 2>/dev/null || true
 cp LICENSE "$ROOT/doc/copyright"
@@ -25,13 +25,13 @@ cp README.md "$ROOT/doc"
 
 echo "programs and libraries"
 find . -path './[a-z]*/vitastor-*/main.go' -printf '%h\0' |
-	xargs -0 "$GO" build -trimpath -ldflags='-s -w' -o "$ROOT/bin/"
+	CGO_ENABLED=0 xargs -0 "$GO" build -trimpath -ldflags='-s -w' -o "$ROOT/bin/"
 make -s -C libclient/libvitastor OUT="$ROOT/lib" LIBDIR="/usr/lib/$(gcc -print-multiarch)"
 cp libclient/include/vitastor_c.h "$ROOT/lib"
 strip "$ROOT"/lib/libvitastor_client.so.3.0.8
 
 echo "manual pages and completion"
-tool() { $GO -C internal/tools/packages tool "$@"; }
+$GO -C internal/tools/packages build -o "$ROOT/tools/" github.com/goreleaser/nfpm/v2/cmd/nfpm github.com/cpuguy83/go-md2man/v2
 for page in docs/usage/vitastor-*.md; do
 	name=$(basename "$page" .md)
 	# NAME is the title and the first sentence; links between pages mean nothing to man.
@@ -41,7 +41,7 @@ for page in docs/usage/vitastor-*.md; do
 		printf '\n\n# DESCRIPTION\n\n'
 		sed -e 1d -e 's/\[\([^]]*\)\]([^)]*)/\1/g' "$page"
 	} >"$ROOT/man/$name.md"
-	tool go-md2man -in "$ROOT/man/$name.md" -out "$ROOT/man/$name.8"
+	"$ROOT/tools/go-md2man" -in "$ROOT/man/$name.md" -out "$ROOT/man/$name.8"
 	gzip -9n "$ROOT/man/$name.8"
 done
 "$ROOT/bin/vitastor-cli" completion bash >"$ROOT/completion/vitastor-cli"
@@ -50,7 +50,7 @@ done
 
 # Drivers that belong to another program's version are built where that program
 # is installed.
-names="vitastor vitastor-osd vitastor-mon vitastor-client vitastor-client-dev"
+names="vitastor vitastor-osd vitastor-mon vitastor-client vitastor-client-dev vitastor-csi pve-storage-vitastor cinder-vitastor nova-vitastor"
 FIO_VERSION=$(dpkg-query -W -f '${Version}' fio 2>/dev/null || true)
 QEMU_VERSION=$(dpkg-query -W -f '${Version}' qemu-utils 2>/dev/null || true)
 export FIO_VERSION QEMU_VERSION
@@ -74,11 +74,10 @@ for kind in "$@"; do
 	# nfpm expands variables in some fields only
 	# shellcheck disable=SC2016 # these are for envsubst
 	variables='$ROOT $VERSION $VERSION_DEB $VERSION_RPM $ARCH $LIBDIR $FIO_VERSION $QEMU_VERSION'
-	for spec in $names $(find proxmox openstack frontends/csi -name nfpm.yaml 2>/dev/null); do
-		file=packaging/nfpm/$spec.yaml
-		if [ -f "$spec" ]; then file=$spec; fi
+	for name in $names; do
+		file=packaging/nfpm/$name.yaml
 		cat packaging/nfpm/common.yaml "$file" | envsubst "$variables" >"$ROOT/nfpm/this.yaml"
-		tool nfpm package --config "$ROOT/nfpm/this.yaml" --packager "$kind" --target "$out" | grep '^created' || { echo "nfpm failed on $file" >&2; exit 1; }
+		"$ROOT/tools/nfpm" package --config "$ROOT/nfpm/this.yaml" --packager "$kind" --target "$out" | grep '^created' || { echo "nfpm failed on $file" >&2; exit 1; }
 	done
 done
 rm -rf "$ROOT"

@@ -4,7 +4,7 @@
 //	perl5/PVE/Storage/Vitastor/                  its parts
 //	t/*.t                                        tests against stand-ins of Proxmox and of our programs
 //	t/cluster/*.t                                tests against a real cluster
-//	nfpm.yaml, scripts/                          the Debian package pve-storage-vitastor
+//	scripts/                                     of the Debian package pve-storage-vitastor
 //
 // In Go there are only the tests that run the others.
 //

@@ -300,7 +300,7 @@ const lookAfter = 2 * time.Second
 func (m *mapping) announce() {
 	n := m.info.Device
 	m.options["dev_num"] = strconv.FormatUint(uint64(n), 10)
-	if err := daemon.SaveState(stateKind, stateName(n), state{Options: m.options, Mark: m.info.Mark, PID: os.Getpid()}); err != nil {
+	if err := daemon.SaveState(stateKind, stateName(n), state{Options: m.options, Mark: m.info.Mark, PID: os.Getpid(), Cluster: m.cluster.Cluster()}); err != nil {
 		m.tool.log.Warn("state file", "err", err)
 	}
 	if m.info.Flags&ublkproto.UserRecovery != 0 {

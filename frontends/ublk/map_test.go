@@ -247,6 +247,17 @@ func (r *rig) killed() {
 	r.run(1, "has no server: map it with --recover", "map", "5", "--image", "image1")
 	r.run(1, "made for another image", "map", "--recover", "5", "--image", "image1")
 	r.run(1, "has no device without a server", "map", "--recover", "--image", "image1")
+	// Another cluster may have an image of this name.
+	path := daemon.StatePath(stateKind, "ublkb5")
+	text, err := os.ReadFile(path)
+	foreign := bytes.Replace(text, []byte(`"cluster":"/vitastor@`), []byte(`"cluster":"/other@`), 1)
+	if err != nil || bytes.Equal(text, foreign) {
+		r.Fatalf("%v: %s", err, text)
+	}
+	os.WriteFile(path, foreign, 0o644)
+	r.run(1, "belongs to another cluster", "map", "5", "--image", "image2")
+	r.run(1, "belongs to another cluster", "map", "--recover", "5")
+	os.WriteFile(path, text, 0o644)
 	r.k.slow = 2
 	second := r.start("map", "--image", "image2") // finds it
 	second.serving("/dev/ublkb5")
@@ -385,10 +396,18 @@ func (r *rig) stuck() {
 		}
 	}
 	io := d.begin(ublkproto.Request{Op: ublkproto.OpWrite, Bytes: 512}, make([]byte, 512))
+	r.until(func() error { // the server has it, not the queue
+		if d.k.mu.Lock(); len(d.pending) > 0 {
+			d.k.mu.Unlock()
+			return errors.New("nobody takes the request")
+		}
+		d.k.mu.Unlock()
+		return nil
+	})
 	waits := r.start("unmap", "0")
 	r.until(func() error {
 		if !strings.Contains(waits.errs.String(), "gives them up") {
-			return errors.New("nothing is said")
+			return fmt.Errorf("only this is said: %s", waits.errs.String())
 		}
 		return nil
 	})

@@ -37,6 +37,12 @@ func (m *mapping) orphan() (*ublkproto.DevInfo, error) {
 		case !dead || i.State == ublkproto.Dead && !m.given || i.Mark != markOf(m.target) && !m.given:
 			continue
 		}
+		if !m.sameCluster(&i) {
+			if m.given || m.recover {
+				return nil, fmt.Errorf("%s belongs to another cluster: use --config_path or --etcd_address of that one", blockPath(device))
+			}
+			continue
+		}
 		return &i, m.fits(&i)
 	}
 	switch {
@@ -46,6 +52,13 @@ func (m *mapping) orphan() (*ublkproto.DevInfo, error) {
 		return nil, fmt.Errorf("%v has no device without a server: `vitastor-ublk ls` lists devices", m.target)
 	}
 	return nil, nil // a new one
+}
+
+// sameCluster tells whether a device may have an image of this cluster: others
+// may have images of the same name.
+func (m *mapping) sameCluster(i *ublkproto.DevInfo) bool {
+	s := m.tool.states()[stateName(i.Device)]
+	return m.force || s == nil || s.Mark != i.Mark || session.SameCluster(s.Cluster, m.cluster.Cluster())
 }
 
 // fits tells why a dead device must not be served with this image.

@@ -14,6 +14,7 @@ type state struct {
 	Options map[string]string `json:"options"` // of the command line
 	Mark    uint64            `json:"mark"`    // that of the device: otherwise this is about a former one
 	PID     int               `json:"pid"`
+	Cluster string            `json:"cluster,omitempty"` // see session.Cluster
 }
 
 const stateKind = "ublk"

@@ -142,6 +142,9 @@ func (m *mapping) run(ready func(block string)) (err error) {
 	if err != nil {
 		return err
 	}
+	if err = m.sameCluster(); err != nil {
+		return err
+	}
 	if m.takeOver {
 		err = m.resume()
 	} else {
@@ -218,6 +221,18 @@ func (m *mapping) look() error {
 	if !m.takeOver {
 		m.takeOver = true
 		m.adopt(old)
+	}
+	return nil
+}
+
+// sameCluster refuses to serve a device with an image of another cluster, which
+// may have the same name.
+func (m *mapping) sameCluster() error {
+	m.state.Cluster = m.cluster.Cluster()
+	old := m.tool.states()[m.name]
+	if m.takeOver && old != nil && !session.SameCluster(old.Cluster, m.state.Cluster) {
+		return fmt.Errorf("the name %s is taken by %s of another cluster (%s), whose server has died: use --config_path or --etcd_address of that one, "+
+			"or choose another name with --name", m.name, old.describe(), old.Cluster)
 	}
 	return nil
 }

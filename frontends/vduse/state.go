@@ -18,6 +18,7 @@ type state struct {
 	SizeBytes uint64 `json:"size,omitempty"`
 	ReadOnly  bool   `json:"readonly,omitempty"`
 	PID       int    `json:"pid"`
+	Cluster   string `json:"cluster,omitempty"` // see session.Cluster
 	// Options are those of the command line, for a server that takes over.
 	Options map[string]json.RawMessage `json:"options,omitempty"`
 }

@@ -240,7 +240,14 @@ func (r *rig) takenOver() {
 		}
 	}
 	var s state
-	text, err := os.ReadFile(daemon.StatePath(kind, "image2"))
+	path := daemon.StatePath(kind, "image2")
+	text, err := os.ReadFile(path)
+	foreign := bytes.Replace(text, []byte(`"cluster":"/vitastor@`), []byte(`"cluster":"/other@`), 1)
+	os.WriteFile(path, foreign, 0o644)
+	if _, errs := r.run(1, "map", "--image", "image2"); bytes.Equal(text, foreign) || !strings.Contains(errs, "of another cluster (/other@") {
+		r.Error(errs, string(text))
+	}
+	os.WriteFile(path, text, 0o644)
 	if err := errors.Join(err, json.Unmarshal(text, &s)); err != nil || string(s.Options["log_level"]) != `"3"` {
 		r.Errorf("%v: %s", err, text)
 	}

@@ -109,8 +109,34 @@ func (p *Process) Kill() error {
 	return err
 }
 
-// Freeze stops all threads, as if the host hung.
-func (p *Process) Freeze() error { return p.signal(syscall.SIGSTOP) }
+// Freeze stops all threads, as if the host hung. The signal alone is no promise: on
+// a busy machine other threads run on until one has seen it.
+func (p *Process) Freeze() error {
+	if err := p.signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	for began := time.Now(); !stopped(p.PID()); time.Sleep(time.Millisecond) {
+		if time.Since(began) > freezeLimit {
+			return fmt.Errorf("%s does not stop within %v", p.Name, freezeLimit)
+		}
+	}
+	return nil
+}
+
+const freezeLimit = 10 * time.Second
+
+// stopped tells whether no thread of a process runs.
+func stopped(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range threads {
+		stat, err := os.ReadFile(path)
+		_, after, _ := strings.Cut(string(stat), ") ")
+		if err == nil && !strings.HasPrefix(after, "T") {
+			return false
+		}
+	}
+	return len(threads) > 0
+}
 
 // Thaw ends Freeze.
 func (p *Process) Thaw() error { return p.signal(syscall.SIGCONT) }
