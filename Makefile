@@ -4,7 +4,9 @@ GO ?= go
 TAGS := invariants
 export CGO_ENABLED ?= 1
 # What the tests run for real, as command:debian-package.
-NEEDS := gcc:build-essential lp_solve:lp-solve etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2 qemu-img:qemu-utils nbdinfo:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit openssl:openssl
+NEEDS := gcc:build-essential lp_solve:lp-solve etcd:etcd-server fio:fio sfdisk:fdisk flock:util-linux mkfs.ext4:e2fsprogs ip:iproute2 qemu-img:qemu-utils nbdinfo:libnbd-bin nbdsh:python3-libnbd nbdkit:nbdkit openssl:openssl perl:perl python3:python3 mkfs.xfs:xfsprogs losetup:mount nbdfuse:libnbd-bin blkid:util-linux
+# Debian packages without a command of their own.
+APT :=
 
 FUZZTIME ?= 30s
 DURATION ?= 30m
@@ -13,7 +15,7 @@ CRASH_POINTS ?= 100000
 # Whole clusters of `make test-integrations`, each with 60 simulated seconds of faults.
 CLUSTER_SEEDS ?= 1-240
 
-.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin packages deps clean
+.PHONY: help build test test-integrations race fuzz soak bench lint demo demo-up demo-down demo-store docs lib fio qemu-plugin packages tempest deps clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -28,12 +30,21 @@ build: ## compile everything; programs go to bin/
 test: deps ## every fast test (under 20 minutes on 2 cores)
 	$(GO) test -tags $(TAGS) -timeout 18m ./...
 
-test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs pkg-config:pkg-config glib-mkenums:libglib2.0-dev dpkg-source:dpkg-dev envsubst:gettext-base debootstrap:debootstrap rpm:rpm
-test-integrations: deps ## heavier suites: real processes, 240 simulated clusters, 100 000 crash points, race detector
-	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm ./internal/e2e/packages
+test-integrations: NEEDS += qemu-system-x86_64:qemu-system-x86 debugfs:e2fsprogs pkg-config:pkg-config glib-mkenums:libglib2.0-dev dpkg-source:dpkg-dev envsubst:gettext-base debootstrap:debootstrap rpm:rpm \
+	patch:patch zstd:zstd xz:xz-utils depmod:kmod vdpa:iproute2 as:binutils ps:procps libvirtd:libvirt-daemon virsh:libvirt-clients
+test-integrations: APT += libvirt-daemon-driver-qemu cinder-api cinder-scheduler cinder-volume cinder-backup python3-cinder python3-cinderclient \
+	nova-common python3-nova python3-os-brick
+test-integrations: deps ## heavier suites: real processes and machines, hypervisors' own suites, 240 simulated clusters, 100 000 crash points, race detector
+	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./internal/e2e ./internal/e2e/hosts ./internal/e2e/vm ./internal/e2e/guest ./internal/e2e/vhost ./internal/e2e/libvirt ./internal/e2e/packages
+	VITASTOR_E2E=full $(GO) test -p 1 -count=1 -v -timeout 25m ./frontends/csi ./proxmox ./openstack
 	$(GO) test -count=1 -timeout 15m -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.seed=$(CLUSTER_SEEDS) -simcluster.duration=60s
 	CRASH_POINTS=$(CRASH_POINTS) $(GO) test -count=1 -v -timeout 15m -run '^TestCrash$$' ./osd/store/crashtest
-	$(GO) test -race -p 1 -timeout 20m $$($(GO) list ./internal/... ./osd/sentinel ./mon/web ./libclient/image | grep -vE 'internal/(simcluster|e2e|archtest|bench|placement)')
+	$(GO) test -race -p 1 -timeout 20m $$($(GO) list ./internal/... ./osd/sentinel ./mon/web ./libclient/image ./libclient/connection | grep -vE 'internal/(simcluster|e2e|archtest|bench|placement)')
+
+tempest: NEEDS += tempest:tempest
+tempest: APT += cinder-api cinder-scheduler cinder-volume cinder-backup python3-cinder python3-cinderclient keystone python3-keystone python3-tempest cinder-tempest-plugin
+tempest: deps ## OpenStack's own suite for volumes, on our driver
+	VITASTOR_TEMPEST=1 $(GO) test -count=1 -v -timeout 60m -run '^TestTempest$$' ./openstack
 
 race: deps ## the tests under the race detector
 	$(GO) test -race -timeout 40m ./...
@@ -94,6 +105,7 @@ packages: deps ## Debian and RPM packages, in bin/packages
 
 deps: ## install what the tests run (Debian packages), if missing
 	@missing=; for n in $(NEEDS); do command -v $${n%%:*} >/dev/null 2>&1 || PATH=$$PATH:/usr/sbin:/sbin command -v $${n%%:*} >/dev/null 2>&1 || missing="$$missing $${n##*:}"; done; \
+	for p in $(APT); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$p"; done; \
 	if [ -n "$$missing" ]; then echo "installing:$$missing"; \
 		if [ "$$(id -u)" != 0 ]; then echo "run as root: apt-get install$$missing"; exit 1; fi; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
