@@ -20,15 +20,16 @@ import (
 // the same verbs: map prints the device, unmap takes it, ls --json lists them.
 type frontEnd struct {
 	via   string // and its program is vitastor-VIA
-	mapAs string
+	mapAs []string
 	why   string // it is a good choice
 }
 
 // frontEnds are in the order of preference.
 var frontEnds = []frontEnd{
-	{"vduse", "map", "a virtio disk: the fastest, resized online, taken over by a new server"},
-	{"ublk", "map", "a new server takes over"},
-	{"nbd", "netlink-map", "every kernel has it"},
+	{"vduse", []string{"map"}, "a virtio disk: the fastest, resized online, taken over by a new server"},
+	{"ublk", []string{"map"}, "a new server takes over"},
+	// Without a timeout a dead server means I/O errors at once.
+	{"nbd", []string{"netlink-map", "--nbd_conn_timeout", "300"}, "every kernel has it; netlink-revive within 300 s replaces a dead server"},
 }
 
 var attachOptions = []optionHelp{{"via", "vduse|ublk|nbd", "use this one (default: the first that works)"}, {"readonly", "", "refuse writes"}}
@@ -111,7 +112,7 @@ func (r *run) attach() (result, error) {
 	}
 	refused := map[string]any{}
 	for _, f := range chosen {
-		args := []string{f.mapAs, "--image", image}
+		args := append(slices.Clone(f.mapAs), "--image", image)
 		if r.flag("readonly") {
 			args = append(args, "--readonly")
 		}

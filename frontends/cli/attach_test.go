@@ -18,7 +18,8 @@ echo "$@" >> "$dir.calls"
 case "$1" in
 map|netlink-map)
 	[ ! -f "$dir.broken" ] || { echo noise >&2; cat "$dir.broken" >&2; exit 1; }
-	echo "$3" > "$dir/NAME0"; echo /dev/NAME0 ;;
+	while [ "$1" != --image ]; do shift; done
+	echo "$2" > "$dir/NAME0"; echo /dev/NAME0 ;;
 ls) if [ -f "$dir/NAME0" ]; then echo "{\"/dev/NAME0\":{\"image\":\"$(cat "$dir/NAME0")\",\"pid\":77,\"interface\":\"KIND\"}}"; else echo "{}"; fi ;;
 unmap|netlink-unmap) [ "$2" = /dev/NAME0 ] && rm "$dir/NAME0" ;;
 esac
@@ -55,7 +56,7 @@ func TestAttach(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	calls, _ := os.ReadFile(file("nbd.devices.calls"))
-	if want := "netlink-map --image attached --readonly --etcd_address " + strings.Join(r.Endpoints(), ",") + "\n"; string(calls) != want {
+	if want := "netlink-map --nbd_conn_timeout 300 --image attached --readonly --etcd_address " + strings.Join(r.Endpoints(), ",") + "\n"; string(calls) != want {
 		t.Errorf("called with %q, want %q", calls, want)
 	}
 	r.fails(t, 95, []string{"attach", "attached", "--via", "ublk"}, "kernel too old")

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"strings"
 
@@ -17,6 +18,8 @@ type Kernel interface {
 	SizeBytes(index int) uint64
 	CommandLine(pid int) []string
 	Processes() []int
+	// Mounts is /proc/mounts.
+	Mounts() string
 	// Attach and the device's Run are called on one thread.
 	Attach(index int, fds []int, o netlink.Options) (Device, error)
 	Connect(index int, fds []int, o netlink.Options) (int, error)
@@ -50,6 +53,12 @@ func (h Host) Load(maxDevices, maxPart int) error {
 	why := strings.TrimSpace(err.Error() + " " + string(out))
 	return fmt.Errorf("the kernel module nbd cannot be loaded (modprobe %s: %s): run as root, on a kernel that has the module; "+
 		"`vitastor-nbd serve` works without it", strings.Join(args, " "), why)
+}
+
+// Mounts implements Kernel. It may be empty where there is no /proc.
+func (Host) Mounts() string {
+	text, _ := os.ReadFile("/proc/mounts")
+	return string(text)
 }
 
 // Attach implements Kernel.

@@ -3,6 +3,7 @@ package nbd
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -337,8 +338,26 @@ func (t *Tool) unmap(c *command) error {
 		return fmt.Errorf("%s is not mapped (there is no /sys/block/nbd%d/pid): `vitastor-nbd ls` lists mapped devices, --force disconnects anyway",
 			netlink.Path(index), index)
 	}
+	if mount := mountOf(t.Kernel.Mounts(), netlink.Path(index)); mount != "" && !c.flag("force") {
+		return fmt.Errorf("%s is in use: it is mounted on %s. Unmount it, or use --force, with which its users get I/O errors", netlink.Path(index), mount)
+	}
 	if c.name == "netlink-unmap" {
 		return t.Kernel.Disconnect(index)
 	}
 	return t.Kernel.Detach(index, c.flag("force"))
+}
+
+// mountOf finds where a device or one of its partitions is mounted, in the lines of
+// /proc/mounts.
+func mountOf(mounts, device string) string {
+	for line := range strings.Lines(mounts) {
+		words := strings.Fields(line)
+		if len(words) < 2 {
+			continue
+		}
+		if rest, is := strings.CutPrefix(words[0], device); is && (rest == "" || rest[0] == 'p') {
+			return words[1]
+		}
+	}
+	return ""
 }

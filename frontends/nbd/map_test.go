@@ -80,6 +80,10 @@ func (k *fakeKernel) Processes() (list []int) {
 	return list
 }
 
+func (k *fakeKernel) Mounts() string {
+	return "proc /proc proc rw 0 0\n/dev/nbd5p1 /mnt ext4 rw 0 0\n/dev/nbd11 /srv ext4 rw 0 0\n"
+}
+
 func (k *fakeKernel) take(i int, fds []int, o netlink.Options) (*fakeDevice, error) {
 	switch {
 	case i >= k.devices:
@@ -337,7 +341,7 @@ func TestList(t *testing.T) {
 
 func TestUnmap(t *testing.T) {
 	k := newFakeKernel()
-	k.pids[1] = 5
+	k.pids[1], k.pids[5] = 5, 6
 	for _, c := range []struct {
 		args []string
 		code int
@@ -346,6 +350,9 @@ func TestUnmap(t *testing.T) {
 		{[]string{"unmap", "/dev/nbd1"}, 0, "detach 1 false"},
 		{[]string{"unmap", "2"}, 1, ""},
 		{[]string{"unmap", "--force", "2"}, 0, "detach 2 true"},
+		{[]string{"unmap", "5"}, 1, ""}, // mounted
+		{[]string{"netlink-unmap", "5"}, 1, ""},
+		{[]string{"unmap", "--force", "5"}, 0, "detach 5 true"},
 		{[]string{"netlink-unmap", "/dev/nbd1"}, 0, "disconnect 1"},
 		{[]string{"netlink-unmap", "/dev/nbd3"}, 1, ""}, // the kernel would not mind
 		{[]string{"netlink-unmap", "/dev/nbd3", "--force"}, 0, "disconnect 3"},
