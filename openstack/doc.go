@@ -1,6 +1,6 @@
 // Package openstack holds what OpenStack needs, in Python: the Cinder driver
-// (cinder/vitastor), patches of Nova (patches), the manifest of the packages
-// (manifest.txt). The Go part only runs its tests.
+// (cinder/vitastor), and Nova's volume driver with the patch that registers it
+// (nova, patches). The Go part only runs its tests.
 //
 // Guarantee: `make test` runs the driver over a cluster in memory, with or
 // without Cinder; with VITASTOR_E2E=full Debian's Cinder and Nova run with it,

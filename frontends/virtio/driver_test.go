@@ -254,14 +254,12 @@ type packedDriver struct {
 	usedAt      int
 	usedWrap    bool
 	pending     []func() // publish heads, in order
-	first       int      // position and wrap of the first that is not published
-	firstWrap   bool
 	added       int
 }
 
 func newPackedDriver(m *ram, l Layout) *packedDriver {
 	n := int(l.Size)
-	d := &packedDriver{l: l, m: m, slots: map[uint16]int{}, room: n, wrap: true, usedWrap: true, firstWrap: true}
+	d := &packedDriver{l: l, m: m, slots: map[uint16]int{}, room: n, wrap: true, usedWrap: true}
 	d.ring = m.b[0 : 16*n]
 	d.mine, d.yours = m.b[0x8000:0x8004], m.b[0x8100:0x8104]
 	clear(d.ring)

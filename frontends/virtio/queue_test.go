@@ -34,7 +34,6 @@ type pair struct {
 
 // request is what a driver has asked for.
 type request struct {
-	read  []byte
 	parts []part
 	order int
 }

@@ -19,12 +19,11 @@ import (
 
 // host is a libvirtd in namespaces of its own.
 type host struct {
-	t    *testing.T
-	dir  string // of the test
-	bin  string // our programs
-	pid  int    // of process 1 of the namespaces
-	log  string
-	done func()
+	t   *testing.T
+	dir string // of the test
+	bin string // our programs
+	pid int    // of process 1 of the namespaces
+	log string
 }
 
 // startHost runs testdata/host.sh.
