@@ -24,8 +24,8 @@ const bareName = "inode"
 
 // chosen reads which images are wanted.
 func chosen(c *command) (*images, error) {
-	i := &images{names: c.names("image"), all: c.flag("all")}
-	bare := c.flag("pool") || c.flag("inode") || c.flag("size")
+	i := &images{names: c.Names("image"), all: c.Given("all")}
+	bare := c.Given("pool") || c.Given("inode") || c.Given("size")
 	switch {
 	case bare && (len(i.names) > 0 || i.all):
 		return nil, errors.New("use either --image, or --pool, --inode and --size")

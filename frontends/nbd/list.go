@@ -17,7 +17,7 @@ func (t *Tool) list(c *command) error {
 	for index, m := range t.mapped() {
 		all[netlink.Path(index)] = m
 	}
-	return daemon.PrintDevices(t.Out, c.flag("json"), all)
+	return daemon.PrintDevices(t.Out, c.Given("json"), all)
 }
 
 // mapped finds our devices by the command lines of their processes.
@@ -57,7 +57,7 @@ func describe(args []string, pid int) daemon.Device {
 	if len(args) < 2 || filepath.Base(args[0]) != programName {
 		return nil
 	}
-	parsed, err := parse(args[1:])
+	parsed, err := commandLine.Parse(args[1:])
 	if err != nil || len(parsed.Rest) == 0 {
 		return nil
 	}

@@ -25,7 +25,7 @@ var errNoFree = errors.New("no free devices: unmap one, or load the module nbd w
 
 // mapDevice is the command map, netlink-map or netlink-revive.
 func (t *Tool) mapDevice(c *command) error {
-	m := &mapping{tool: t, netlink: c.name != "map", revive: c.name == "netlink-revive", index: -1}
+	m := &mapping{tool: t, netlink: c.Verb != "map", revive: c.Verb == "netlink-revive", index: -1}
 	if err := m.settings(c); err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (t *Tool) mapDevice(c *command) error {
 			fmt.Fprintln(t.Out, device)
 		}
 	}
-	return daemon.Run(c.flag("foreground"), c.Flags["logfile"], print, func(ready func(string)) error { return m.run(c, ready) })
+	return daemon.Run(c.Given("foreground"), c.Flags["logfile"], print, func(ready func(string)) error { return m.run(c, ready) })
 }
 
 // mapping is an image on its way to a device.
@@ -61,9 +61,9 @@ func (m *mapping) settings(c *command) (err error) {
 		return err
 	}
 	if m.images.all || len(m.images.names) != 1 {
-		return fmt.Errorf("%s attaches one image to one device", c.name)
+		return fmt.Errorf("%s attaches one image to one device", c.Verb)
 	}
-	device := c.device
+	device := c.Device
 	if device == "" {
 		device = c.Flags["dev_num"]
 	}
@@ -83,7 +83,7 @@ func (m *mapping) settings(c *command) (err error) {
 	}
 	memory, err := c.number("memory", MemoryDefault)
 	m.connections, m.memory = int(n), int(memory)
-	m.readOnly = c.flag("readonly") || m.netlink && isOn(c.Flags["nbd_ro"])
+	m.readOnly = c.Given("readonly") || m.netlink && isOn(c.Flags["nbd_ro"])
 	if isOn(c.Flags["nbd_destroy_on_disconnect"]) {
 		m.clientFlags |= netlink.DestroyOnDisconnect
 	}
@@ -327,24 +327,24 @@ func (m *mapping) announce(ready func(), ended <-chan struct{}) {
 
 // unmap is the command, and netlink-unmap.
 func (t *Tool) unmap(c *command) error {
-	if c.device == "" {
-		return fmt.Errorf("which device? Use %s /dev/nbdN (`vitastor-nbd ls` lists them)", c.name)
+	if c.Device == "" {
+		return fmt.Errorf("which device? Use %s /dev/nbdN (`vitastor-nbd ls` lists them)", c.Verb)
 	}
-	index, err := netlink.Index(c.device)
+	index, err := netlink.Index(c.Device)
 	if err != nil {
 		return err
 	}
-	if t.Kernel.PID(index) == 0 && !c.flag("force") {
+	if t.Kernel.PID(index) == 0 && !c.Given("force") {
 		return fmt.Errorf("%s is not mapped (there is no /sys/block/nbd%d/pid): `vitastor-nbd ls` lists mapped devices, --force disconnects anyway",
 			netlink.Path(index), index)
 	}
-	if mount := mountOf(t.Kernel.Mounts(), netlink.Path(index)); mount != "" && !c.flag("force") {
+	if mount := mountOf(t.Kernel.Mounts(), netlink.Path(index)); mount != "" && !c.Given("force") {
 		return fmt.Errorf("%s is in use: it is mounted on %s. Unmount it, or use --force, with which its users get I/O errors", netlink.Path(index), mount)
 	}
-	if c.name == "netlink-unmap" {
+	if c.Verb == "netlink-unmap" {
 		return t.Kernel.Disconnect(index)
 	}
-	return t.Kernel.Detach(index, c.flag("force"))
+	return t.Kernel.Detach(index, c.Given("force"))
 }
 
 // mountOf finds where a device or one of its partitions is mounted, in the lines of

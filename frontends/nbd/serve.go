@@ -20,14 +20,14 @@ const defaultPort = "10809"
 
 // serve is the command: a server until a signal.
 func (t *Tool) serve(c *command) error {
-	if c.device != "" {
-		return fmt.Errorf("serve does not take %q: to attach an image to a device of this host use map", c.device)
+	if c.Device != "" {
+		return fmt.Errorf("serve does not take %q: to attach an image to a device of this host use map", c.Device)
 	}
 	wanted, err := chosen(c)
 	if err != nil {
 		return err
 	}
-	s := &service{tool: t, images: wanted, config: Config{Catalogue: wanted, ReadOnly: c.flag("readonly")}}
+	s := &service{tool: t, images: wanted, config: Config{Catalogue: wanted, ReadOnly: c.Given("readonly")}}
 	if err := s.settings(c); err != nil {
 		return err
 	}
@@ -79,13 +79,13 @@ func (s *service) settings(c *command) error {
 		return err
 	}
 	s.config.MemoryBytes, s.config.Connections = int(memory), int(clients)
-	for _, path := range c.names("socket") {
+	for _, path := range c.Names("socket") {
 		if path, err = filepath.Abs(path); err != nil {
 			return err
 		}
 		s.paths = append(s.paths, path)
 	}
-	addrs := c.names("listen")
+	addrs := c.Names("listen")
 	if len(addrs) == 0 && len(s.paths) == 0 {
 		addrs = []string{"127.0.0.1:" + defaultPort}
 	}

@@ -33,7 +33,7 @@ type tlsFront struct {
 func newTLSFront(c *command) (*tlsFront, error) {
 	cert, key, ca := c.Flags["tls_cert"], c.Flags["tls_key"], c.Flags["tls_ca"]
 	if cert == "" && key == "" {
-		if ca != "" || c.flag("tls_require") {
+		if ca != "" || c.Given("tls_require") {
 			return nil, errors.New("--tls_ca and --tls_require need --tls_cert and --tls_key")
 		}
 		return nil, nil
@@ -57,7 +57,7 @@ func newTLSFront(c *command) (*tlsFront, error) {
 			return nil, fmt.Errorf("--tls_ca %s: no certificate in it (PEM)", ca)
 		}
 	}
-	if c.flag("tls_require") || ca != "" {
+	if c.Given("tls_require") || ca != "" {
 		f.mode = nbdproto.TLSRequired
 	}
 	return f, nil

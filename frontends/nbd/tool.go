@@ -1,21 +1,13 @@
 package nbd
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"slices"
-	"strings"
 
 	"vitastor/frontends/blockdev/session"
 	"vitastor/internal/schema/option"
-)
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
 )
 
 // Tool is the program vitastor-nbd.
@@ -71,11 +63,9 @@ const commandHelp = `Commands of vitastor-nbd:
 `
 
 // command is a command line.
-type command struct {
-	option.Command
-	name   string
-	device string // as given
-}
+type command struct{ session.Line }
+
+var commandLine = session.Tool{Usage: &usage, Commands: commandHelp, Switches: []string{"--foreground"}}
 
 // commands are what the first argument may be.
 var commands = map[string]func(*Tool, *command) error{
@@ -97,66 +87,18 @@ func (t *Tool) Main(args []string) int {
 		t.Kernel = Host{}
 	}
 	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
-	parsed, err := parse(args)
-	c := &command{Command: parsed}
-	if err == nil {
-		err = t.run(c)
-	}
-	if err != nil {
-		fmt.Fprintln(t.Err, "vitastor-nbd:", err)
-		return exitFailed
-	}
-	return exitOK
-}
-
-// parse reads a command line. As in the reference, the last option needs no
-// value.
-func parse(args []string) (option.Command, error) {
-	if n := len(args); n > 0 && args[n-1] == "--foreground" {
-		args = append(args[:n:n], "1")
-	}
-	return usage.Parse(args)
-}
-
-// run finds the command. As in the reference, help is no failure.
-func (t *Tool) run(c *command) error {
-	if len(c.Rest) > 0 {
-		c.name = c.Rest[0]
-	}
-	do := commands[c.name]
-	if c.Help || do == nil {
-		if c.name != "" && do == nil {
-			fmt.Fprintf(t.Err, "vitastor-nbd: there is no command %q\n", c.name)
+	return commandLine.Main(args, t.Out, t.Err, func(verb string) func(*session.Line) error {
+		if do := commands[verb]; do != nil {
+			return func(l *session.Line) error { return do(t, &command{*l}) }
 		}
-		fmt.Fprint(t.Out, commandHelp, usage.Help())
 		return nil
-	}
-	if len(c.Rest) > 1 {
-		c.device = c.Rest[1]
-	}
-	if len(c.Rest) > 2 {
-		return fmt.Errorf("unexpected argument %q", c.Rest[2])
-	}
-	return do(t, c)
+	})
 }
 
 // connect returns when the state of the cluster is known.
 func (t *Tool) connect(c *command) (*session.Session, error) {
 	return session.Connect(session.Config{Program: programName, Options: c.Options, Log: t.log, Stop: t.Signals,
-		WriteBack: c.name == "map"}) // such a device dies with its server
-}
-
-// flag tells whether a flag was given.
-func (c *command) flag(name string) bool { return c.Flags[name] != "" }
-
-// names are the parts of a list.
-func (c *command) names(flag string) (list []string) {
-	for name := range strings.SplitSeq(c.Flags[flag], ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			list = append(list, name)
-		}
-	}
-	return list
+		WriteBack: c.Verb == "map"}) // such a device dies with its server
 }
 
 // number reads a flag; missing = what it is if it was not given.

@@ -46,7 +46,7 @@ func describe(args []string) map[string]string {
 	if len(args) < 2 || filepath.Base(args[0]) != programName {
 		return nil
 	}
-	c, err := parse(args[1:])
+	c, err := commandLine.Parse(args[1:])
 	if err != nil || len(c.Rest) == 0 || c.Rest[0] != "map" {
 		return nil
 	}

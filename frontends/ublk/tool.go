@@ -21,7 +21,6 @@
 package ublk
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -30,12 +29,6 @@ import (
 
 	"vitastor/frontends/blockdev/session"
 	"vitastor/internal/schema/option"
-)
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
 )
 
 // programName is what command lines of our processes begin with.
@@ -90,10 +83,9 @@ const commandHelp = `Commands of vitastor-ublk:
 `
 
 // command is a command line.
-type command struct {
-	option.Command
-	device string // as given
-}
+type command struct{ session.Line }
+
+var commandLine = session.Tool{Usage: &usage, Commands: commandHelp, Switches: []string{"--foreground", "--wait", "--unpriv"}}
 
 // commands are what the first argument may be.
 var commands = map[string]func(*Tool, *command) error{
@@ -114,47 +106,12 @@ func (t *Tool) Main(args []string) int {
 		t.Patience = stopPatience
 	}
 	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
-	parsed, err := parse(args)
-	if err == nil {
-		err = t.run(&command{Command: parsed})
-	}
-	if err != nil {
-		fmt.Fprintf(t.Err, "%s: %v\n", programName, err)
-		return exitFailed
-	}
-	return exitOK
-}
-
-// parse reads a command line. As in the reference, the last option needs no
-// value.
-func parse(args []string) (option.Command, error) {
-	if n := len(args); n > 0 && slices.Contains([]string{"--foreground", "--wait", "--unpriv"}, args[n-1]) {
-		args = append(args[:n:n], "1")
-	}
-	return usage.Parse(args)
-}
-
-// run finds the command. As in the reference, help is no failure.
-func (t *Tool) run(c *command) error {
-	name := ""
-	if len(c.Rest) > 0 {
-		name = c.Rest[0]
-	}
-	do := commands[name]
-	if c.Help || do == nil {
-		if name != "" && do == nil {
-			fmt.Fprintf(t.Err, "%s: there is no command %q\n", programName, name)
+	return commandLine.Main(args, t.Out, t.Err, func(verb string) func(*session.Line) error {
+		if do := commands[verb]; do != nil {
+			return func(l *session.Line) error { return do(t, &command{*l}) }
 		}
-		fmt.Fprint(t.Out, commandHelp, usage.Help())
 		return nil
-	}
-	if len(c.Rest) > 1 {
-		c.device = c.Rest[1]
-	}
-	if len(c.Rest) > 2 {
-		return fmt.Errorf("unexpected argument %q", c.Rest[2])
-	}
-	return do(t, c)
+	})
 }
 
 // flag tells whether a flag was given, and is not off.
@@ -168,7 +125,7 @@ func (c *command) flag(name string) bool {
 
 // number is the device that was chosen, and whether one was.
 func (c *command) number() (device uint32, given bool, err error) {
-	text := c.device
+	text := c.Device
 	if text == "" {
 		text = c.Flags["dev_num"]
 	}

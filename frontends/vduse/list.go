@@ -4,7 +4,7 @@ import "vitastor/frontends/blockdev/daemon"
 
 // list is the command.
 func (t *Tool) list(c *command) error {
-	return daemon.PrintDevices(t.Out, c.flag("json"), t.mapped())
+	return daemon.PrintDevices(t.Out, c.Given("json"), t.mapped())
 }
 
 // mapped finds our devices, by the path of the block device, or of the VDUSE

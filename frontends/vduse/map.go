@@ -42,14 +42,14 @@ type mapping struct {
 
 // mapImage is the command map.
 func (t *Tool) mapImage(c *command) error {
-	if c.device != "" {
-		return fmt.Errorf("map does not take %q: the kernel chooses /dev/vdX, and --name the name of the device", c.device)
+	if c.Device != "" {
+		return fmt.Errorf("map does not take %q: the kernel chooses /dev/vdX, and --name the name of the device", c.Device)
 	}
 	m := &mapping{tool: t, command: c, ended: make(chan error, 1)}
 	if err := m.settings(); err != nil {
 		return err
 	}
-	return daemon.Run(c.flag("foreground"), c.Flags["logfile"], func(block string) { fmt.Fprintln(t.Out, block) }, m.run)
+	return daemon.Run(c.Given("foreground"), c.Flags["logfile"], func(block string) { fmt.Fprintln(t.Out, block) }, m.run)
 }
 
 func (m *mapping) settings() (err error) {
@@ -62,14 +62,14 @@ func (m *mapping) settings() (err error) {
 			return err
 		}
 	}
-	if c.flag("recover") {
+	if c.Given("recover") {
 		return m.recoverSettings()
 	}
 	target, err := session.TargetOf(c.Command)
 	if err != nil {
 		return err
 	}
-	m.state = newState(target, c.flag("readonly"), c.Options, os.Getpid())
+	m.state = newState(target, c.Given("readonly"), c.Options, os.Getpid())
 	if m.name = c.Flags["name"]; m.name != "" {
 		return uapi.CheckName(m.name)
 	}
@@ -104,7 +104,7 @@ func (m *mapping) recoverSettings() error {
 	c := m.command
 	m.name, m.takeOver = c.Flags["recover"], true
 	for _, flag := range []string{"image", "pool", "inode", "size", "name", "readonly"} {
-		if c.flag(flag) {
+		if c.Given(flag) {
 			return fmt.Errorf("--recover NAME does not go together with --%s: the device stays what it is", flag)
 		}
 	}
@@ -243,7 +243,7 @@ func (m *mapping) open() (err error) {
 		return err
 	}
 	m.server, err = newServer(serverConfig{loop: m.cluster.Loop, env: m.cluster.Env, log: m.tool.log, disk: m.disk, serial: m.name,
-		readOnly: m.state.ReadOnly, noPacked: !m.takeOver && !m.command.flag("packed"), journal: m.journal,
+		readOnly: m.state.ReadOnly, noPacked: !m.takeOver && !m.command.Given("packed"), journal: m.journal,
 		ended: func(err error) { m.ended <- err }})
 	if err != nil {
 		m.disk.Close()

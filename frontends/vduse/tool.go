@@ -1,7 +1,6 @@
 package vduse
 
 import (
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -9,12 +8,6 @@ import (
 
 	"vitastor/frontends/blockdev/session"
 	"vitastor/internal/schema/option"
-)
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
 )
 
 // Tool is the program vitastor-vduse.
@@ -77,11 +70,9 @@ It needs root and the kernel modules vduse, virtio_vdpa and virtio_blk (Linux >=
 `
 
 // command is a command line.
-type command struct {
-	option.Command
-	name   string
-	device string // as given
-}
+type command struct{ session.Line }
+
+var commandLine = session.Tool{Usage: &usage, Commands: commandHelp, Switches: []string{"--foreground"}}
 
 // commands are what the first argument may be.
 var commands = map[string]func(*Tool, *command) error{
@@ -99,48 +90,10 @@ func (t *Tool) Main(args []string) int {
 		t.Kernel = Host{}
 	}
 	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
-	parsed, err := parse(args)
-	c := &command{Command: parsed}
-	if err == nil {
-		err = t.run(c)
-	}
-	if err != nil {
-		fmt.Fprintln(t.Err, "vitastor-vduse:", err)
-		return exitFailed
-	}
-	return exitOK
-}
-
-// parse reads a command line. The last option needs no value, as in the
-// reference's tools.
-func parse(args []string) (option.Command, error) {
-	if n := len(args); n > 0 && args[n-1] == "--foreground" {
-		args = append(args[:n:n], "1")
-	}
-	return usage.Parse(args)
-}
-
-// run finds the command. As in the reference's tools, help is no failure.
-func (t *Tool) run(c *command) error {
-	if len(c.Rest) > 0 {
-		c.name = c.Rest[0]
-	}
-	do := commands[c.name]
-	if c.Help || do == nil {
-		if c.name != "" && do == nil {
-			fmt.Fprintf(t.Err, "vitastor-vduse: there is no command %q\n", c.name)
+	return commandLine.Main(args, t.Out, t.Err, func(verb string) func(*session.Line) error {
+		if do := commands[verb]; do != nil {
+			return func(l *session.Line) error { return do(t, &command{*l}) }
 		}
-		fmt.Fprint(t.Out, commandHelp, usage.Help())
 		return nil
-	}
-	if len(c.Rest) > 1 {
-		c.device = c.Rest[1]
-	}
-	if len(c.Rest) > 2 {
-		return fmt.Errorf("unexpected argument %q", c.Rest[2])
-	}
-	return do(t, c)
+	})
 }
-
-// flag tells whether a flag was given.
-func (c *command) flag(name string) bool { return c.Flags[name] != "" }

@@ -26,7 +26,7 @@ func (t *Tool) unmap(c *command) error {
 	if err != nil {
 		return err
 	}
-	s, force := t.states()[name], c.flag("force")
+	s, force := t.states()[name], c.Given("force")
 	switch {
 	case s == nil && !t.Kernel.Exists(name):
 		return fmt.Errorf("%s is not mapped: `vitastor-vduse ls` lists what is", name)
@@ -53,10 +53,10 @@ func (t *Tool) unmap(c *command) error {
 func (t *Tool) chosen(c *command) (string, error) {
 	image := c.Flags["image"]
 	switch {
-	case c.device != "" && image != "":
+	case c.Device != "" && image != "":
 		return "", errors.New("use either a device or --image")
-	case c.device != "":
-		return t.find(c.device)
+	case c.Device != "":
+		return t.find(c.Device)
 	case image == "":
 		return "", errors.New("which device? Use unmap NAME, unmap /dev/vdX or unmap --image NAME; `vitastor-vduse ls` lists them")
 	}

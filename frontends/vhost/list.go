@@ -115,7 +115,7 @@ func (t *Tool) list(c *command) error {
 		}
 		all[path] = m
 	}
-	return daemon.PrintDevices(t.Out, c.flag("json"), all)
+	return daemon.PrintDevices(t.Out, c.Given("json"), all)
 }
 
 const (
@@ -154,7 +154,7 @@ func (t *Tool) unmap(c *command) error {
 
 // toUnmap is the socket that the command line names.
 func (t *Tool) toUnmap(c *command) (string, error) {
-	for _, path := range []string{c.socket, c.Flags["socket"]} {
+	for _, path := range []string{c.Device, c.Flags["socket"]} {
 		if path != "" {
 			return filepath.Abs(path)
 		}

@@ -11,19 +11,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"vitastor/frontends/blockdev"
 	"vitastor/frontends/blockdev/daemon"
 	"vitastor/frontends/blockdev/session"
 	"vitastor/frontends/virtio"
 	"vitastor/internal/schema/option"
-)
-
-// Exit codes.
-const (
-	exitOK     = 0
-	exitFailed = 1
 )
 
 // programName is what command lines of our processes begin with.
@@ -71,11 +64,9 @@ const commandHelp = `Commands of vitastor-vhost:
 `
 
 // command is a command line.
-type command struct {
-	option.Command
-	name   string
-	socket string // as given
-}
+type command struct{ session.Line }
+
+var commandLine = session.Tool{Usage: &usage, Commands: commandHelp, Switches: []string{"--foreground"}}
 
 // commands are what the first argument may be.
 var commands = map[string]func(*Tool, *command) error{
@@ -91,58 +82,18 @@ var commands = map[string]func(*Tool, *command) error{
 // code.
 func (t *Tool) Main(args []string) int {
 	t.log = slog.New(slog.NewTextHandler(t.Err, nil))
-	if n := len(args); n > 0 && args[n-1] == "--foreground" {
-		args = append(args[:n:n], "1")
-	}
-	parsed, err := usage.Parse(args)
-	if err == nil {
-		err = t.run(&command{Command: parsed})
-	}
-	if err != nil {
-		fmt.Fprintf(t.Err, "%s: %v\n", programName, err)
-		return exitFailed
-	}
-	return exitOK
-}
-
-func (t *Tool) run(c *command) error {
-	if len(c.Rest) > 0 {
-		c.name = c.Rest[0]
-	}
-	do := commands[c.name]
-	if c.Help || do == nil {
-		if c.name != "" && do == nil {
-			fmt.Fprintf(t.Err, "%s: there is no command %q\n", programName, c.name)
+	return commandLine.Main(args, t.Out, t.Err, func(verb string) func(*session.Line) error {
+		if do := commands[verb]; do != nil {
+			return func(l *session.Line) error { return do(t, &command{*l}) }
 		}
-		fmt.Fprint(t.Out, commandHelp, usage.Help())
 		return nil
-	}
-	if len(c.Rest) > 1 {
-		c.socket = c.Rest[1]
-	}
-	if len(c.Rest) > 2 {
-		return fmt.Errorf("unexpected argument %q", c.Rest[2])
-	}
-	return do(t, c)
-}
-
-// flag tells whether a flag was given.
-func (c *command) flag(name string) bool { return c.Flags[name] != "" }
-
-// names are the parts of a list.
-func (c *command) names(flag string) (list []string) {
-	for name := range strings.SplitSeq(c.Flags[flag], ",") {
-		if name = strings.TrimSpace(name); name != "" {
-			list = append(list, name)
-		}
-	}
-	return list
+	})
 }
 
 // serve is the command: several images until a signal.
 func (t *Tool) serve(c *command) error {
-	if c.socket != "" {
-		return fmt.Errorf("serve does not take %q: use --socket %[1]s", c.socket)
+	if c.Device != "" {
+		return fmt.Errorf("serve does not take %q: use --socket %[1]s", c.Device)
 	}
 	s := &service{tool: t}
 	if err := s.settings(c); err != nil {
@@ -168,8 +119,8 @@ func (t *Tool) mapImage(c *command) error {
 	if len(s.targets) != 1 || len(s.paths) > 1 {
 		return errors.New("map serves one image at one socket: use serve for more")
 	}
-	if c.socket != "" {
-		s.paths = append(s.paths, c.socket)
+	if c.Device != "" {
+		s.paths = append(s.paths, c.Device)
 	}
 	switch len(s.paths) {
 	case 0:
@@ -186,7 +137,7 @@ func (t *Tool) mapImage(c *command) error {
 	}
 	s.paths[0] = path
 	print := func(path string) { fmt.Fprintln(t.Out, path) }
-	return daemon.Run(c.flag("foreground"), c.Flags["logfile"], print, func(ready func(string)) error {
+	return daemon.Run(c.Given("foreground"), c.Flags["logfile"], print, func(ready func(string)) error {
 		return s.run(c, func() error {
 			if err := daemon.SaveState(stateKind, path, s.state(c)); err != nil {
 				return err
@@ -226,7 +177,7 @@ func (s *service) settings(c *command) error {
 		return fmt.Errorf("--num_queues %d --queue_size %d: 1 to %d queues of 4 to %d descriptors are possible",
 			queues, size, virtio.QueuesMax, virtio.QueueSizeMax)
 	}
-	s.config = Config{ReadOnly: c.flag("readonly"), Queues: int(queues), QueueSize: int(size), Serial: c.Flags["serial"]}
+	s.config = Config{ReadOnly: c.Given("readonly"), Queues: int(queues), QueueSize: int(size), Serial: c.Flags["serial"]}
 	return s.access(c)
 }
 
@@ -254,7 +205,7 @@ func (s *service) access(c *command) error {
 
 // choose reads which images are served, and where.
 func (s *service) choose(c *command) error {
-	if names := c.names("image"); len(names) > 1 {
+	if names := c.Names("image"); len(names) > 1 {
 		for _, name := range names {
 			s.targets = append(s.targets, session.Target{Image: name})
 		}
@@ -265,7 +216,7 @@ func (s *service) choose(c *command) error {
 		}
 		s.targets = []session.Target{target}
 	}
-	paths := c.names("socket")
+	paths := c.Names("socket")
 	if len(s.targets) == 1 && len(paths) > 0 {
 		paths = []string{c.Flags["socket"]} // which may have commas
 	}
