@@ -1,8 +1,8 @@
 // Package session is the part of block front ends that is the same for all: the
-// flags that choose an image, and the connection to its cluster.
+// command line, the flags that choose an image, and the connection to its cluster.
 //
-//	vitastor-nbd map --image disk1 --etcd_address ...
-//	                 └─ TargetOf ┘ └─── Connect ───┘
+//	vitastor-nbd map /dev/nbd1 --image disk1 --etcd_address ...
+//	└─────── Tool ───────────┘ └─ TargetOf ┘ └─── Connect ───┘
 //
 // Guarantee: Connect returns a session whose client knows the cluster; Close
 // makes everything durable first, unless it is told to stop meanwhile.
