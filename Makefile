@@ -52,7 +52,8 @@ race: deps ## the tests under the race detector
 fuzz: ## every fuzz target for FUZZTIME each (default 30s)
 	$(GO) -C internal/tools run ./fuzzall -root ../.. -time $(FUZZTIME)
 
-soak: ## hours of random histories: clusters with faults, then disks with crashes: make soak SEED=... DURATION=30m
+soak: ## all kernel devices of Kubernetes, then hours of random histories: clusters with faults, disks with crashes: make soak SEED=... DURATION=30m
+	VITASTOR_E2E=full VITASTOR_CSI_METHODS=nbd,ublk,vduse $(GO) test -count=1 -v -timeout 40m -run '^TestCSI$$' ./internal/e2e/guest
 	$(GO) test -count=1 -timeout 0 -run '^TestSeeds$$' ./internal/simcluster -args -simcluster.soak=$(DURATION) -simcluster.duration=60s
 	$(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./osd/store/crashtest -args -seed=$(SEED) -duration=$(DURATION)
 

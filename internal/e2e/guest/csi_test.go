@@ -45,7 +45,8 @@ func TestCSI(t *testing.T) {
 	}
 	methods := os.Getenv("VITASTOR_CSI_METHODS")
 	if methods == "" {
-		methods = "nbd,ublk,vduse"
+		methods = "vduse"
+		t.Log("with VDUSE only, which takes minutes: VITASTOR_CSI_METHODS=nbd,ublk,vduse (make soak) tries all three")
 	}
 	var out, console bytes.Buffer
 	config := Config{Limit: 2 * limit, Out: &out, Console: &console, Log: t.Logf}
