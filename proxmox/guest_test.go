@@ -37,7 +37,10 @@ func TestKernel(t *testing.T) {
 	}
 	var out, console bytes.Buffer
 	config := guest.Config{Limit: 8 * time.Minute, Out: &out, Console: &console, Log: t.Logf}
-	here := filepath.Join(root, "proxmox")
+	here := filepath.Join(setup.Dir, "proxmox") // the machine has another /tmp, where the tree may be
+	if err := os.CopyFS(here, os.DirFS(filepath.Join(root, "proxmox"))); err != nil {
+		t.Fatal(err)
+	}
 	code, err := setup.Run(t.Context(), config, "env", "VITASTOR_PVE_METHODS="+os.Getenv("VITASTOR_PVE_METHODS"), "VITASTOR_BIN="+boot.Programs, "VITASTOR_CONFIG=/etc/vitastor/vitastor.conf",
 		"perl", "-T", "-w", "-I"+here+"/perl5", "-I"+here+"/t/lib", here+"/t/kernel/devices.t")
 	t.Logf("%s", &out)
