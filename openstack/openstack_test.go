@@ -40,7 +40,7 @@ func full(t *testing.T) {
 // TestDriver: the driver over a cluster in memory, killed around every command.
 func TestDriver(t *testing.T) {
 	if _, err := exec.LookPath(interpreter); err != nil && os.Getenv("CI") == "" {
-		t.Skip(err)
+		t.Skipf("Python is not installed (Debian: python3): %v", err)
 	}
 	python(t, "tests", []string{"VITASTOR_TEST_WITHOUT_CINDER=1"}, "-m", "unittest", "test_driver", "test_connect", "test_pools")
 }

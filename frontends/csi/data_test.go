@@ -111,7 +111,7 @@ func (f *fuseDisks) Detach(ctx context.Context, a Attachment) error {
 func TestData(t *testing.T) {
 	needLoop(t)
 	if !full() {
-		t.Skip("runs with VITASTOR_E2E=full, as in make test-integrations")
+		t.Skip("needs nbdfuse and loop devices, and takes a minute: runs with VITASTOR_E2E=full, as in make test-integrations")
 	}
 	if _, err := exec.LookPath("nbdfuse"); err != nil {
 		t.Skipf("the stand-in for block devices needs nbdfuse: %v", err)

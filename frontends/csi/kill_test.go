@@ -318,7 +318,7 @@ func full() bool { return os.Getenv("VITASTOR_E2E") == "full" }
 
 func killEverywhere(t *testing.T, s scenario) {
 	if !full() && !quick[s.name] {
-		t.Skip("runs with VITASTOR_E2E=full, as in make test-integrations")
+		t.Skip("kills every call at every step, which takes minutes: runs with VITASTOR_E2E=full, as in make test-integrations")
 	}
 	b, points := newBench(t), 0
 	for kind := range faults {
